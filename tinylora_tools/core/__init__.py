@@ -1,0 +1,1 @@
+"""TinyLoRA math: arrays in, arrays out. No paths, no printing, no globals."""

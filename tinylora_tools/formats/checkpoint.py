@@ -1,0 +1,149 @@
+"""A base checkpoint as transformers saves it: one file, or shards and an index; safetensors or pickled.
+
+Where several are present, the order of preference is from_pretrained's: `model.safetensors`, its index,
+`pytorch_model.bin`, its index (transformers 5.23, modeling_utils.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import FormatError
+from .json_file import read_object
+from .safetensors_file import read_header
+from .tensors import TensorFile, TensorInfo
+from .torch_file import read_torch_file
+
+SAFETENSORS_NAME = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+_BIN_NAME = "pytorch_model.bin"
+_BIN_INDEX = "pytorch_model.bin.index.json"
+_EXPECTED = (SAFETENSORS_NAME, SAFETENSORS_INDEX, _BIN_NAME, _BIN_INDEX)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The headers of a checkpoint; reading a tensor's data is left to its shard.
+
+    Attributes
+    ----------
+    path : Path
+        The directory, or the single file that was named.
+    config : Mapping, optional
+        `config.json`, where there is one.
+    shards : tuple of TensorFile
+        In the order of their names.
+    shard_of : Mapping[str, int]
+        Tensor name to its place in `shards`. With an index, exactly the names that the index lists.
+    index : Mapping, optional
+        The index file's content.
+    """
+
+    path: Path
+    config: Mapping[str, Any] | None
+    shards: tuple[TensorFile, ...]
+    shard_of: Mapping[str, int]
+    index: Mapping[str, Any] | None = None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shard_of
+
+    def info(self, name: str) -> TensorInfo:
+        return self.shards[self.shard_of[name]].tensors[name]
+
+    def tensor_infos(self) -> list[TensorInfo]:
+        """Every tensor of the checkpoint, shard by shard, in the order of the data."""
+        return [
+            info
+            for number, shard in enumerate(self.shards)
+            for name, info in shard.tensors.items()
+            if self.shard_of.get(name) == number
+        ]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory holds one of the files that a checkpoint starts from."""
+    return any((path / name).is_file() for name in _EXPECTED)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the headers of a checkpoint directory, or of a single weights file.
+
+    Raises
+    ------
+    FormatError
+        For a directory without weights, a damaged file, a shard that is missing, or an index that disagrees with its
+        shards or names files outside the directory.
+    """
+    if path.is_file():
+        shard = read_tensor_file(path)
+        return Checkpoint(path, _config(path.parent), (shard,), dict.fromkeys(shard.tensors, 0))
+    config = _config(path)
+    for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
+        if (path / single).is_file():
+            shard = read_tensor_file(path / single)
+            return Checkpoint(path, config, (shard,), dict.fromkeys(shard.tensors, 0))
+        if (path / index).is_file():
+            return _read_sharded(path, index, config)
+    raise FormatError(
+        "no checkpoint here: none of " + ", ".join(_EXPECTED),
+        where=path,
+        hint="Name the directory that holds the base model's weights and its config.json.",
+    )
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
+    return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
+
+
+def _config(directory: Path) -> Mapping[str, Any] | None:
+    path = directory / "config.json"
+    return read_object(path) if path.is_file() else None
+
+
+def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | None) -> Checkpoint:
+    index_path = directory / index_name
+    index = read_object(index_path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise FormatError("weight_map isn't a map from tensor names to file names", where=index_path)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        _check_inside(name, index_path)
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise FormatError(
+            f"{len(missing)} of the {len(names)} shards that the index lists aren't there: {_few(missing)}",
+            where=index_path,
+            hint="Finish the download, or copy the missing files beside the index.",
+        )
+    shards = tuple(read_tensor_file(directory / name) for name in names)
+    number = {name: position for position, name in enumerate(names)}
+    shard_of = {tensor: number[name] for tensor, name in weight_map.items()}
+    absent = [tensor for tensor, position in shard_of.items() if tensor not in shards[position].tensors]
+    if absent:
+        raise FormatError(
+            f"the index places {_few(absent)} in {weight_map[absent[0]]}, which doesn't hold it",
+            where=index_path,
+            hint="The index belongs to other shards: restore the checkpoint, or save it again.",
+        )
+    return Checkpoint(directory, config, shards, shard_of, index)
+
+
+def _check_inside(name: str, index_path: Path) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+        raise FormatError(
+            f"the index names {name!r}, which is outside its directory",
+            where=index_path,
+            hint="Don't use this checkpoint unless you know where it comes from.",
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+

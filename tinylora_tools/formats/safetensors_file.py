@@ -1,0 +1,186 @@
+"""The safetensors container: header parsing, validation, byte ranges, and headers for new files.
+
+The format fits in four lines. Eight bytes hold a little-endian length N; N bytes of JSON map each tensor name to
+`{"dtype", "shape", "data_offsets": [begin, end]}`, with an optional `"__metadata__"` of strings; then come the data,
+where the offsets count from and the tensors fill every byte, with no overlap and no hole.
+https://huggingface.co/docs/safetensors, format section.
+
+A header is never trusted: each of these rules is checked before a byte of data is read, so what `read_header` returns
+describes ranges that exist.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FormatError
+from .tensors import DTYPE_BITS, TensorInfo, numpy_dtype
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: The largest header that the reference implementation reads.
+MAX_HEADER_BYTES = 100_000_000
+
+_DAMAGED = "The file is damaged or isn't safetensors: download or save it again."
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """A validated header.
+
+    Attributes
+    ----------
+    path : Path
+    size : int
+        Bytes of the whole file.
+    header : bytes
+        Everything before the data: the length and the JSON, as they stand in the file.
+    metadata : Mapping[str, str]
+    tensors : Mapping[str, TensorInfo]
+        In the order of their data; offsets count from the start of the file.
+    """
+
+    path: Path
+    size: int
+    header: bytes
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo]
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """The tensor as an array of its own."""
+        import numpy as np
+
+        info = self.tensors[name]
+        with self.path.open("rb") as file:
+            file.seek(info.start)
+            data = file.read(info.nbytes)
+        if len(data) != info.nbytes:
+            raise FormatError(f"{name}: the file ended early; was it replaced while being read?", where=self.path)
+        try:
+            dtype = numpy_dtype(info.dtype)
+        except KeyError:
+            raise FormatError(
+                f"{name}: a packed {info.dtype} tensor can't be read as numbers", where=self.path
+            ) from None
+        return np.frombuffer(bytearray(data), dtype=dtype).reshape(info.shape)
+
+
+def read_header(path: Path) -> SafetensorsFile:
+    """Parse and check the header of a safetensors file; no tensor is read.
+
+    Raises
+    ------
+    FormatError
+        For anything that breaks the format, naming the tensor and the rule.
+    """
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        size = file.tell()
+        file.seek(0)
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise FormatError(f"only {size} bytes long, too short for a safetensors header", where=path, hint=_DAMAGED)
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES:
+            raise FormatError(
+                f"the header claims {length} bytes, above the format's limit of {MAX_HEADER_BYTES}",
+                where=path,
+                hint=_DAMAGED,
+            )
+        if length > size - 8:
+            raise FormatError(
+                f"the header claims {length} bytes but the file holds {size - 8} after its first eight: truncated",
+                where=path,
+                hint=_DAMAGED,
+            )
+        text = file.read(length)
+    metadata, infos = _check_entries(path, _parse(path, text), data_start=8 + length, size=size)
+    return SafetensorsFile(path, size, prefix + text, metadata, infos)
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise FormatError("the header names a tensor or a field twice", where=path, hint=_DAMAGED)
+        return found
+
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"the header isn't JSON ({error})", where=path, hint=_DAMAGED) from None
+    if not isinstance(entries, dict):
+        raise FormatError("the header is JSON but no object", where=path, hint=_DAMAGED)
+    return entries
+
+
+def _check_entries(
+    path: Path, entries: dict[str, Any], *, data_start: int, size: int
+) -> tuple[Mapping[str, str], Mapping[str, TensorInfo]]:
+    def bad(name: str, what: str) -> FormatError:
+        return FormatError(f"{name}: {what}", where=path, hint=_DAMAGED)
+
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise bad("__metadata__", "not a map from strings to strings")
+    infos = []
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise bad(name, "the entry isn't {dtype, shape, data_offsets}")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+            raise bad(name, f"unknown dtype {dtype!r}")
+        if not _are_counts(shape):
+            raise bad(name, f"the shape {shape!r} isn't a list of sizes")
+        if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+            raise bad(name, f"the offsets {offsets!r} aren't [begin, end]")
+        bits = prod(shape) * DTYPE_BITS[dtype]
+        if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+            raise bad(name, f"{dtype} of shape {shape} takes {bits / 8:g} bytes but has {offsets[1] - offsets[0]}")
+        infos.append(TensorInfo(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1]))
+    infos.sort(key=lambda info: (info.start, info.end))
+    position = data_start
+    for info in infos:
+        if info.start != position:
+            what = "overlaps the tensor before it" if info.start < position else "leaves a hole before it"
+            raise bad(info.name, f"starts at byte {info.start}, expected {position}: it {what}")
+        position = info.end
+    if position != size:
+        what = f"truncated: the tensors need {position} bytes" if position > size else f"data end at byte {position}"
+        raise FormatError(f"{what}, but the file has {size}", where=path, hint=_DAMAGED)
+    return metadata, {info.name: info for info in infos}
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def build_header(
+    tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The header of a new file whose tensors (name, dtype, shape) follow each other as given.
+
+    The JSON is padded with spaces to a multiple of eight bytes, as the reference writer does, so that the data are
+    aligned. Metadata keys are sorted: the same input gives the same bytes.
+    """
+    entries: dict[str, object] = {}
+    if metadata:
+        entries["__metadata__"] = dict(sorted(metadata.items()))
+    position = 0
+    placed: list[tuple[str, str, tuple[int, ...], int, int]] = []
+    for name, dtype, shape in tensors:
+        end = position + prod(shape) * DTYPE_BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        placed.append((name, dtype, tuple(shape), position, end))
+        position = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    infos = {p[0]: TensorInfo(p[0], p[1], p[2], start + p[3], start + p[4]) for p in placed}
+    return len(text).to_bytes(8, "little") + text, infos

@@ -1,0 +1,1 @@
+"""One use case a module: what the commands do, without the terminal."""

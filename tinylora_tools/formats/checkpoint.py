@@ -80,8 +80,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if path.is_file():
         shard = read_tensor_file(path)
-        return Checkpoint(path, _config(path.parent), (shard,), dict.fromkeys(shard.tensors, 0))
-    config = _config(path)
+        return Checkpoint(path, read_model_config(path.parent), (shard,), dict.fromkeys(shard.tensors, 0))
+    config = read_model_config(path)
     for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
         if (path / single).is_file():
             shard = read_tensor_file(path / single)
@@ -100,7 +100,8 @@ def read_tensor_file(path: Path) -> TensorFile:
     return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
-def _config(directory: Path) -> Mapping[str, Any] | None:
+def read_model_config(directory: Path) -> Mapping[str, Any] | None:
+    """`config.json` of a model's directory; None where there is none."""
     path = directory / "config.json"
     return read_object(path) if path.is_file() else None
 
@@ -146,4 +147,3 @@ def _check_inside(name: str, index_path: Path) -> None:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-

@@ -57,6 +57,18 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """A parameter of the base that the adapter brings whole.
+
+    `in_place`: it was saved from a layer's `base_layer`, so tied parameters share it; modules_to_save are copies of
+    their own.
+    """
+
+    tensor: TensorInfo
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeftAdapter:
     """An adapter's file, its keys sorted by what they are.
 
@@ -71,8 +83,8 @@ class PeftAdapter:
         Targeted modules by their name in the model, in the file's order (which is no module order).
     vectors : Mapping[int, TensorInfo]
         Group to its v.
-    replaced : Mapping[str, TensorInfo]
-        Parameters of the base, by their name in the model, that the adapter brings whole.
+    replaced : Mapping[str, Replacement]
+        By the parameter's name in the model.
     leaked : Mapping[str, Mapping[str, tuple[str, ...]]]
         Other adapters that PEFT 0.19 saved along: adapter name to its modules, and the keys of each.
     foreign : tuple of str
@@ -84,7 +96,7 @@ class PeftAdapter:
     config: TinyLoraConfig | None
     modules: Mapping[str, Factors]
     vectors: Mapping[int, TensorInfo]
-    replaced: Mapping[str, TensorInfo]
+    replaced: Mapping[str, Replacement]
     leaked: Mapping[str, Mapping[str, tuple[str, ...]]]
     foreign: tuple[str, ...]
 
@@ -163,7 +175,7 @@ def _what_else(tensors: Mapping[str, TensorInfo]) -> str:
 def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> PeftAdapter:
     parts: dict[str, dict[str, TensorInfo]] = {}
     vectors: dict[int, TensorInfo] = {}
-    replaced: dict[str, TensorInfo] = {}
+    replaced: dict[str, Replacement] = {}
     leaked: dict[str, dict[str, tuple[str, ...]]] = {}
     foreign = []
     for name, info in file.tensors.items():
@@ -179,7 +191,7 @@ def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> P
         elif match := _REPLACED.fullmatch(name):
             parameter = match["parameter"]
             owner, _, last = parameter.rpartition(".base_layer.")
-            replaced[f"{owner}.{last}" if owner else parameter] = info
+            replaced[f"{owner}.{last}" if owner else parameter] = Replacement(info, in_place=bool(owner))
         else:
             foreign.append(name)
     modules = {module: _factors(file.path, module, found) for module, found in sorted(parts.items())}

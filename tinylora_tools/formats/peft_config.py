@@ -20,7 +20,7 @@ CONFIG_NAME = "adapter_config.json"
 class TinyLoraConfig:
     """What an adapter's configuration says.
 
-    `rank` and `proj_dim` are PEFT's `r` and `u`. `peft_version` is None for files without one; `raw` is the JSON object.
+    `rank` and `proj_dim` are PEFT's `r` and `u`; `raw` is the JSON object.
     """
 
     rank: int

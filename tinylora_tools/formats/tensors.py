@@ -84,4 +84,5 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(_NUMPY_NAMES[name]).newbyteorder("<")
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES_NAMES[name]))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES_NAMES[name]))
+    return found

@@ -1,0 +1,138 @@
+"""`tinylora inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import base_option, json_option, located, module_order, module_order_option
+from .terminal import plural, print_json, print_warnings, printable, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..ops.inspect_adapter import AdapterReport
+    from ..ops.inspect_checkpoint import CheckpointReport
+
+
+@click.command("inspect")
+@click.argument("source", metavar="SOURCE")
+@base_option
+@module_order_option
+@json_option
+def command(source: str, base: str | None, module_order_file: str | None, as_json: bool) -> None:
+    """Show what is in an adapter or a checkpoint.
+
+    SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
+    adapter's smallest tensors are read.
+
+    \b
+    Examples:
+      tinylora inspect adapter
+      tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
+      tinylora inspect models/Qwen2.5-0.5B --json
+    """
+    from ..ops.inspect import inspect
+    from ..ops.inspect_adapter import AdapterReport
+    from ..sources import locate
+
+    report = inspect(locate(source), base=located(base), module_order=module_order(module_order_file))
+    if as_json:
+        print_json(report)
+        return
+    if isinstance(report, AdapterReport):
+        _render_adapter(report)
+    else:
+        _render_checkpoint(report)
+    print_warnings(report.warnings)
+
+
+def _render_adapter(report: AdapterReport) -> None:
+    config = report.config or {}
+    settings = [
+        f"{key}={config[key]}" for key in ("r", "u", "weight_tying", "projection_seed", "bias") if key in config
+    ]
+    facts = {
+        "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(report.groups, 'group')}: "
+        f"{size(report.trainable_bytes)} as stored, {size(report.trainable_bytes_bf16)} in bf16",
+        "File": f"{size(report.file_bytes)}, {plural(report.stored_parameters, 'parameter')}",
+        "Written by": f"PEFT {report.peft_version}" if report.peft_version else "unknown",
+        "Settings": ", ".join(settings) or "unknown",
+        "Base": report.base_model or "unknown",
+        "Seeds of P": report.regime,
+        "Module order": f"from {report.order_from}" if report.order_from != "unknown" else "unknown",
+    }
+    _print_facts("TinyLoRA adapter", report.path, facts)
+    contents = _table("Content", "Tensors", "Parameters", "Bytes")
+    for part in report.contents:
+        contents.add_row(_CONTENTS[part.part], f"{part.tensors:,}", f"{part.parameters:,}", size(part.bytes))
+    _print(contents)
+    modules = _table("Index", "Group", "Rank", "Shape", "Module", left=("Shape", "Module"))
+    for row in report.modules:
+        place = ("-" if number is None else str(number) for number in (row.index, row.group))
+        modules.add_row(*place, str(row.rank), f"{row.out_features} x {row.in_features}", printable(row.name))
+    _print(modules)
+
+
+_CONTENTS = {
+    "A": "A, right factors",
+    "B": "B, left factors",
+    "P": "P, projections",
+    "v": "v, trained",
+    "bias": "biases",
+    "other": "other base tensors",
+    "leaked": "another adapter's",
+    "foreign": "unknown",
+}
+
+
+def _render_checkpoint(report: CheckpointReport) -> None:
+    facts = {
+        "Architecture": report.architecture or "unknown",
+        "Parameters": f"{report.parameters:,} in {plural(report.tensors, 'tensor')}",
+        "Files": f"{plural(len(report.shards), 'shard')}, {size(report.file_bytes)}",
+    }
+    if report.quantization:
+        facts["Quantized"] = report.quantization
+    if report.tied:
+        facts["Tied"] = "; ".join(" = ".join(group) for group in report.tied)
+    _print_facts("Checkpoint", report.path, facts)
+    for title, counts in (("Dtype", report.dtypes), ("Layers", report.layers)):
+        table = _table(title, "Tensors", "Parameters", "Bytes")
+        for label, count in counts.items():
+            table.add_row(label, f"{count.tensors:,}", f"{count.parameters:,}", size(count.bytes))
+        _print(table)
+    if len(report.shards) > 1:
+        table = _table("Shard", "Tensors", "Bytes")
+        for shard in report.shards:
+            table.add_row(printable(shard.name), f"{shard.tensors:,}", size(shard.bytes))
+        _print(table)
+
+
+def _print_facts(kind: str, path: str, facts: dict[str, str]) -> None:
+    click.secho(kind, bold=True, nl=False)
+    click.echo(f"  {printable(path)}")
+    width = max(map(len, facts)) + 2
+    for label, text in facts.items():
+        click.echo(f"  {label:<{width}}{printable(text)}")
+
+
+def _table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for position, name in enumerate((first, *others)):
+        table.add_column(name, justify="left" if name in left or (not position and not left) else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=1000)  # a pipe has no width to fit
+    click.echo()
+    console.print(table)

@@ -1,0 +1,56 @@
+"""Tell adapters from checkpoints, and describe what was named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import FormatError
+from ..formats.checkpoint import is_checkpoint, read_model_config, read_tensor_file
+from ..formats.peft_adapter import find_adapter, is_adapter
+from .inspect_adapter import AdapterReport, inspect_adapter
+from .inspect_checkpoint import CheckpointReport, inspect_checkpoint
+
+
+def inspect(
+    source: Path, *, base: Path | None = None, module_order: Sequence[str] | None = None
+) -> AdapterReport | CheckpointReport:
+    """Describe an adapter's directory or file, or a checkpoint's.
+
+    Raises
+    ------
+    FormatError
+        If it is neither.
+    """
+    if source.is_dir():
+        adapter = find_adapter(source) is not None and not is_checkpoint(source)
+        if not adapter and not is_checkpoint(source):
+            raise FormatError(
+                "neither an adapter nor a checkpoint is in this directory",
+                where=source,
+                hint="Name the directory that save_pretrained wrote, or one of its .safetensors files.",
+            )
+    else:
+        adapter = _is_adapter_file(source)
+    if not adapter:
+        return inspect_checkpoint(source)
+    base_config = None
+    if base is not None:
+        base_config = read_model_config(base if base.is_dir() else base.parent)
+        if base_config is None:
+            raise FormatError(
+                "no config.json here, which would tell the architecture",
+                where=base,
+                hint="Name the base model's directory.",
+            )
+    return inspect_adapter(source, base_config=base_config, module_order=module_order)
+
+
+def _is_adapter_file(path: Path) -> bool:
+    if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
+        raise FormatError(
+            "not a weights file: expected the ending .safetensors or .bin",
+            where=path,
+            hint="Name a weights file, or the directory that holds it.",
+        )
+    return is_adapter(read_tensor_file(path).tensors)

@@ -1,0 +1,97 @@
+"""An adapter with all that its files, its base and the user say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import architecture as architectures
+from ..architecture import Architecture
+from ..formats.checkpoint import read_model_config
+from ..formats.peft_adapter import PeftAdapter, read_adapter
+from ..sources import locate_base
+from .numbering import Numbering, number_modules
+from .projections import Provenance, provenance
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter's header and what could be learnt of its modules. No factor has been read yet."""
+
+    adapter: PeftAdapter
+    architecture: Architecture | None
+    provenance: Provenance
+    numbering: Numbering
+
+
+def load_adapter(
+    path: Path, *, base_config: Mapping[str, Any] | None = None, module_order: Sequence[str] | None = None
+) -> LoadedAdapter:
+    """Read an adapter and number its modules, by the architecture that the base's config.json names; without one, by
+    that of the base that the adapter names."""
+    adapter = read_adapter(path)
+    architecture = _architecture_of(adapter, base_config)
+    found = provenance(adapter)
+    numbering = number_modules(adapter, found, architecture=architecture, module_order=module_order)
+    return LoadedAdapter(adapter, architecture, found, numbering)
+
+
+def named_base(adapter: PeftAdapter) -> Path | None:
+    """The base that the adapter's configuration names, where it is at hand."""
+    config = adapter.config
+    if config is None or not config.base_model:
+        return None
+    return locate_base(config.base_model, config.revision, adapter.directory)
+
+
+def _architecture_of(adapter: PeftAdapter, base_config: Mapping[str, Any] | None) -> Architecture | None:
+    if base_config is None and (path := named_base(adapter)) is not None:
+        base_config = read_model_config(path)
+    if base_config is not None and (found := architectures.from_config(base_config)):
+        return found
+    if adapter.config is not None and adapter.config.base_class:
+        return architectures.from_class_name(adapter.config.base_class)
+    return None
+
+
+def problems(adapter: PeftAdapter) -> list[str]:
+    """What in the adapter's tensors contradicts its configuration, or itself."""
+    found = [f"{key}: no PEFT release writes this key" for key in adapter.foreign]
+    if not adapter.modules:
+        found.append("no module has factors")
+    if not adapter.vectors:
+        found.append("no trained vector (tinylora_v) is in the file")
+    sizes = {info.shape for info in adapter.vectors.values()}
+    u = adapter.config.proj_dim if adapter.config else next((s[0] for s in sizes if len(s) == 1), None)
+    said_by = "adapter_config.json says" if adapter.config else "the vectors say"
+    found += [
+        f"tinylora_v.{group}: shape {info.shape}, expected ({u},): {said_by} u={u}"
+        for group, info in adapter.vectors.items()
+        if info.shape != (u,)
+    ]
+    for module, factors in adapter.modules.items():
+        if factors.P is not None and factors.P.shape[0] != u:
+            found.append(f"{module}: P is {factors.P.shape}, but {said_by} u={u}")
+        if adapter.config is not None:
+            rank = min(adapter.config.rank, factors.in_features, factors.out_features)
+            if factors.rank != rank:
+                found.append(
+                    f"{module}: A has rank {factors.rank}, but adapter_config.json says r={adapter.config.rank}"
+                    f" and the weight is ({factors.out_features}, {factors.in_features}): expected {rank}"
+                )
+    if adapter.config is not None and len(adapter.vectors) > len(adapter.modules):
+        found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
+    return found
+
+
+def unsaved_bias(adapter: PeftAdapter) -> list[str]:
+    """A warning where biases were trained but the file lacks them: PEFT saves them from 0.21 on only."""
+    config = adapter.config
+    if config is None or config.bias == "none" or any(name.endswith(".bias") for name in adapter.replaced):
+        return []
+    return [
+        f"{adapter.path.name}: trained with bias={config.bias!r}, but no bias was saved (PEFT before 0.21 doesn't): "
+        "what was learnt there is lost"
+    ]

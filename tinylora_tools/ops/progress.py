@@ -1,0 +1,23 @@
+"""How long work tells that it goes on, without knowing of terminals."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told of bytes as they are done; `cli` draws a bar from it. May be called from several threads."""
+
+    def start(self, total: int) -> None:
+        """The work is `total` bytes long."""
+
+    def advance(self, done: int) -> None:
+        """`done` more bytes are done."""
+
+
+class NoProgress:
+    """Tells nobody."""
+
+    def start(self, total: int) -> None: ...
+
+    def advance(self, done: int) -> None: ...

@@ -1,0 +1,135 @@
+"""Output directories that appear under their name only when they are complete.
+
+A directory is written beside its final name, flushed to the disk, and renamed. What a killed run leaves behind has a
+name of its own, which starts with a dot, and is cleared by the next run.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import OutputError
+
+
+@contextmanager
+def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> Iterator[Path]:
+    """A directory to write into, which becomes `output` if the body ends without an exception.
+
+    Raises
+    ------
+    OutputError
+        If `output` exists (and `force` isn't given, or it is no model's directory), lies in an input or holds one,
+        can't be written, or is being written by another run; and for a full disk, whenever that shows.
+    """
+    check_output(output, force=force, inputs=inputs)
+    output = output.absolute()
+    partial = output.with_name(f".{output.name}.tinylora-partial")
+    replaced = output.with_name(f".{output.name}.tinylora-replaced")
+    with _explained(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)  # a run that was killed between the two renames below
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                "another run is writing this output", where=output, hint="Wait for it, or name another output."
+            ) from None
+        try:
+            with _explained(output):
+                _clear(partial)
+                yield partial
+                _sync_directories(partial)
+                _put_in_place(partial, output, replaced)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
+    """Raise OutputError if `output` may not be written."""
+    resolved = output.resolve()
+    for path in inputs:
+        source = path.resolve()
+        if resolved == source or source in resolved.parents or resolved in source.parents:
+            relation = "is" if resolved == source else "lies inside" if source in resolved.parents else "holds"
+            raise OutputError(
+                f"the output {relation} the input {path}", where=output, hint="Name a directory apart from the inputs."
+            )
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if not force:
+        raise OutputError("exists already", where=output, hint="Name another output, or replace it with --force.")
+    if not output.is_dir() or output.is_symlink() or not _is_model(output):
+        raise OutputError(
+            "exists and is no model's directory, so --force doesn't replace it",
+            where=output,
+            hint="Name another output, or remove it yourself.",
+        )
+
+
+def _is_model(directory: Path) -> bool:
+    return (directory / "config.json").is_file() or any(directory.glob("*.safetensors"))
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """Turn what the file system says about the output into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                "no space left on the device; nothing was kept",
+                where=output,
+                hint="Free some space, or write elsewhere.",
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise OutputError(
+                f"can't be written ({error.strerror})", where=output, hint="Name a directory that you may write to."
+            ) from None
+        raise
+
+
+def _clear(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _put_in_place(partial: Path, output: Path, replaced: Path) -> None:
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    if output.is_dir() and any(output.iterdir()):
+        output.rename(replaced)
+    partial.rename(output)  # over nothing, or over an empty directory
+    _sync(output.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync_directories(top: Path) -> None:
+    for directory in (top, *(path for path in top.rglob("*") if path.is_dir())):
+        _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""Where an adapter's parts go in a base checkpoint: names in the model to tensors on disk, and ties between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..architecture import Architecture
+from ..errors import MismatchError, TinyLoraError, UnsupportedError
+from ..formats.checkpoint import Checkpoint
+from ..formats.tensors import FLOAT_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class TiedGroup:
+    """Parameters that are one tensor in the model.
+
+    `members` maps each parameter's name in the model to the tensor that holds it, or would hold it if it were untied;
+    `stored` is the tensor that the checkpoint has; `optional` says whether the model's configuration can untie them.
+    """
+
+    stored: str
+    members: dict[str, str]
+    optional: bool
+
+
+def is_tied(config: dict[str, object] | None, architecture: Architecture | None) -> bool:
+    """Whether the configuration ties word embeddings."""
+    default = architecture.tied_by_default if architecture else False
+    return bool((config or {}).get("tie_word_embeddings", default))
+
+
+class BaseNames:
+    """The tensors of a checkpoint by the names that parameters have in the model."""
+
+    def __init__(self, base: Checkpoint, architecture: Architecture | None) -> None:
+        self.base = base
+        self.architecture = architecture
+        self.tied = is_tied(dict(base.config or {}), architecture)
+
+    def group(self, parameter: str) -> TiedGroup:
+        """The tensor that a parameter is stored in, with the parameters that share it.
+
+        Raises
+        ------
+        MismatchError
+            If the checkpoint has no such tensor.
+        UnsupportedError
+            If the checkpoint holds the parameter fused with others.
+        """
+        tie = self.architecture.ties(parameter) if self.architecture else None
+        if tie is not None and (self.tied or not tie.optional):
+            members = {member: self._stored(member) for member in tie.members}
+            present = [key for key in members.values() if key is not None]
+            stored = self._stored(tie.stored) or (present[0] if present else None)
+            if stored is not None:
+                named = {m: key or self._name_like(m, tie.stored, stored) for m, key in members.items()}
+                return TiedGroup(stored, named, tie.optional)
+        key = self._stored(parameter)
+        if key is None:
+            raise self._refusal(parameter)
+        return TiedGroup(key, {parameter: key}, optional=True)
+
+    def kind(self, module: str) -> str | None:
+        """The module's type: Linear, Conv1D or Embedding; None when the architecture doesn't say."""
+        return self.architecture.kind(module) if self.architecture else None
+
+    def _stored(self, parameter: str) -> str | None:
+        candidates = self.architecture.stored_keys(parameter) if self.architecture else [parameter]
+        found = next((key for key in candidates if key in self.base), None)
+        if found is None and self.architecture is None:
+            # Without data on the architecture, the one renaming that every model knows: a base saved with or without
+            # the prefix of its head's class.
+            ending = [key for key in self.base.shard_of if key.endswith("." + parameter)]
+            shorter = parameter.partition(".")[2]
+            found = ending[0] if len(ending) == 1 else shorter if shorter in self.base else None
+        return found
+
+    def _name_like(self, member: str, other: str, stored: str) -> str:
+        """A name for a tensor that the checkpoint leaves out, with the prefix that its names have or lack."""
+        candidates = self.architecture.stored_keys(member) if self.architecture else [member]
+        if stored != other and other.endswith("." + stored):
+            prefix = other[: -len(stored)]
+            return next((key for key in candidates if not key.startswith(prefix)), candidates[0])
+        return candidates[0]
+
+    def _refusal(self, parameter: str) -> TinyLoraError:
+        where = self.base.path
+        if self.architecture is not None and self.architecture.fused(parameter):
+            return UnsupportedError(
+                f"{parameter}: its weights are fused with others in this checkpoint and can't be addressed singly",
+                where=where,
+                hint="Save the base with one tensor an expert, as the Hub's checkpoints are.",
+            )
+        expert, found, _ = parameter.partition(".experts.")
+        if found and any(key.startswith(f"{expert}.experts.gate_up_proj") for key in self.base.shard_of):
+            return UnsupportedError(
+                f"{parameter}: the base holds this layer's experts fused in one tensor",
+                where=where,
+                hint="Save the base with one tensor an expert, as the Hub's checkpoints are.",
+            )
+        return MismatchError(
+            f"the checkpoint has no tensor for {parameter}, which the adapter changes",
+            where=where,
+            hint="Is this the base (and the model class, its head included) that the adapter was trained on?",
+        )
+
+
+def refuse_quantized(base: Checkpoint) -> None:
+    """Raise UnsupportedError, with the method's name, for a checkpoint whose weights aren't plain numbers."""
+    settings = (base.config or {}).get("quantization_config")
+    if isinstance(settings, dict):
+        method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown method")
+        raise UnsupportedError(
+            f"the base is quantized ({method})",
+            where=base.path,
+            hint="Merge into the unquantized model that it was made from, and quantize the result.",
+        )
+
+
+def refuse_packed(base: Checkpoint, key: str) -> None:
+    """Raise UnsupportedError for a target tensor that isn't stored in a plain floating-point dtype."""
+    info = base.info(key)
+    if info.dtype not in FLOAT_NAMES:
+        raise UnsupportedError(
+            f"{key} is stored as {info.dtype}: the base is quantized",
+            where=base.path,
+            hint="Merge into the unquantized model that it was made from, and quantize the result.",
+        )

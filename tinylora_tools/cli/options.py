@@ -20,7 +20,7 @@ module_order_option: Decorator = click.option(
     "--module-order",
     "module_order_file",
     metavar="FILE",
-    help="Targeted modules in the order of model.named_modules(), one name a line: for architectures that aren't known.",
+    help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
 )
 
 

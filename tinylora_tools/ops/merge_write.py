@@ -6,6 +6,7 @@ of the blocks; what is summed up for the report is summed in a fixed order, so t
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
@@ -35,6 +36,11 @@ BLOCK_ELEMENTS = 450_000
 
 #: Bytes that one task copies: progress shows, and an interrupt is heard, between tasks.
 COPY_BYTES = 64 << 20
+
+#: Bytes after which a file is sent to the disk, while the next are computed.
+FLUSH_BYTES = 128 << 20
+
+_flush = getattr(os, "fdatasync", os.fsync)
 
 MakeAdder = Callable[[int, np.dtype[Any]], BlockAdder]
 
@@ -93,6 +99,9 @@ class MergeWriter:
         self._block_elements = block_elements
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushing: Future[None] | None = None
+        self._unflushed = 0
         self._tasks: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
         self._most_tasks = 4 * threads
 
@@ -101,6 +110,7 @@ class MergeWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._flusher.shutdown(cancel_futures=True)
 
     def write(self, file: OutputFile) -> None:
         """Write one file and flush it to the disk.
@@ -114,12 +124,11 @@ class MergeWriter:
             target = os.open(self._directory / file.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             stack.callback(os.close, target)
             write_all(target, memoryview(file.header), 0)
-            os.ftruncate(target, file.size)
+            _reserve(target, file.size)
             try:
                 self._write_tensors(file, target, stack)
-            except BaseException:
-                self._cancel()  # before the files that its tasks use are closed
-                raise
+            finally:
+                self._cancel()  # nothing is left to cancel but after an error: before its files are closed
             os.fsync(target)
 
     def _write_tensors(self, file: OutputFile, target: int, stack: ExitStack) -> None:
@@ -138,8 +147,11 @@ class MergeWriter:
     def _cancel(self) -> None:
         for future, _ in self._tasks:
             future.cancel()
-        wait(future for future, _ in self._tasks)
+        wait([future for future, _ in self._tasks])
         self._tasks.clear()
+        if self._flushing is not None:
+            wait([self._flushing])
+            self._flushing = None
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         while len(self._tasks) >= self._most_tasks:
@@ -157,7 +169,7 @@ class MergeWriter:
             size = min(COPY_BYTES, info.nbytes - done)
             self._submit(
                 partial(source.copy, tensor, done, size, target, info.start + done),
-                partial(lambda size, _: self._progress.advance(size), size),
+                partial(self._written, target, size),
             )
 
     def _sum(self, job: _TensorJob) -> None:
@@ -182,7 +194,24 @@ class MergeWriter:
         job.collect(block)
         if last == job.rows and job.outcome.updates:
             self.results.append(job.result())
-        self._progress.advance((last - first) * job.columns * job.out_dtype.itemsize)
+        self._written(job.target, (last - first) * job.columns * job.out_dtype.itemsize)
+
+    def _written(self, target: int, size: int, _: object = None) -> None:
+        self._progress.advance(size)
+        self._unflushed += size
+        if self._unflushed >= FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._unflushed = 0
+            self._flushing = self._flusher.submit(_flush, target)
+
+
+def _reserve(target: int, size: int) -> None:
+    """Give a file its size, and its blocks where the file system can: a full disk shows now, and writing is quicker."""
+    try:
+        os.posix_fallocate(target, 0, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.ftruncate(target, size)
 
 
 class _OpenSource:
@@ -225,17 +254,18 @@ class _TensorJob:
 
     def __init__(self, info: TensorInfo, outcome: Outcome, source: _OpenSource, target: int, check: bool) -> None:
         self.info, self.outcome = info, outcome
-        self._source, self._target = source, target
+        self._source, self.target = source, target
         # A vector is as good as a column: its blocks are as long.
         self.rows, self.columns = (info.shape[0], prod(info.shape[1:])) if info.shape else (1, 1)
         self.out_dtype = numpy_dtype(info.dtype)
         self.work_dtype = work_dtype(self.out_dtype)
         self._error = 0.0
         self._checks: list[tuple[Update, str, Triplets, BaseResidual]] = []
-        if outcome.updates:
-            self._load_factors(check)
+        self._check = check
+        self._ready = not outcome.updates
+        self._lock = threading.Lock()
 
-    def _load_factors(self, check: bool) -> None:
+    def _load_factors(self) -> None:
         lefts, rights = [], []
         for update in self.outcome.updates:
             A, B = update.factors()
@@ -243,7 +273,7 @@ class _TensorJob:
             left, right = (wide_A.T, wide_BR.T) if update.transposed else (wide_BR, wide_A)
             lefts.append(left)
             rights.append(right)
-            if check:
+            if self._check:
                 triplets = Triplets.from_factors(A, B, self.work_dtype)
                 triplets = triplets.transposed() if update.transposed else triplets
                 self._checks.append((update, training_dtype(A, B), triplets, BaseResidual(triplets)))
@@ -253,6 +283,10 @@ class _TensorJob:
 
     def run(self, first: int, last: int, adder: BlockAdder, raw_in: Array, raw_out: Array) -> BlockSum:
         """Read, sum or convert, and write the rows [first, last)."""
+        with self._lock:
+            if not self._ready:
+                self._load_factors()
+                self._ready = True
         W = self._source.rows(self.outcome.source.tensor, self.columns, first, last, raw_in)
         out = raw_out[: W.size * self.out_dtype.itemsize].view(self.out_dtype).reshape(W.shape)
         if self.outcome.updates:
@@ -267,7 +301,7 @@ class _TensorJob:
                 self._refuse(first, last, W)
             block = BlockSum(0.0, [])
         start = self.info.start + first * self.columns * self.out_dtype.itemsize
-        write_all(self._target, out.reshape(-1).view(np.uint8).data, start)
+        write_all(self.target, out.reshape(-1).view(np.uint8).data, start)
         return block
 
     def _refuse(self, first: int, last: int, W: Array) -> None:

@@ -1,10 +1,10 @@
 """log, sin and cos in single precision, bit for bit as two builds of PyTorch compute them on x86-64.
 
-NumPy's own functions are accurate but aren't these, and a drawn P must be the same on every machine. Every function here
-is a fixed sequence of IEEE additions and multiplications, so it depends on neither the C library nor the CPU.
+NumPy's own functions are accurate but aren't these, and a drawn P must be the same on every machine. Every function
+here is a fixed sequence of IEEE additions and multiplications, so it depends on neither the C library nor the CPU.
 
-- `avx2_*`: the Cephes single-precision polynomials as vectorised in avx_mathfun.h, with the fused multiply-adds that the
-  compiler makes of them (ATen/native/cpu/avx_mathfun.h, PyTorch 2.13).
+- `avx2_*`: the Cephes single-precision polynomials as vectorised in avx_mathfun.h, with the fused multiply-adds that
+  the compiler makes of them (ATen/native/cpu/avx_mathfun.h, PyTorch 2.13).
 - `glibc_*`: logf, sinf and cosf of the GNU C library 2.28 on, which are those of Arm's optimized routines: short
   polynomials and a small table, in double precision.
 
@@ -25,8 +25,8 @@ _F = np.float32
 def _fma(a: Array | np.floating[Any], b: Array | np.floating[Any], c: Array | np.floating[Any]) -> Array:
     """round(a b + c) for float32 arguments, rounded once.
 
-    The product is exact in float64, their sum is not always: rounding it to float32 is wrong where the float64 sum falls
-    on the middle of two float32 numbers by rounding. There the sum's error says to which side the true value lies.
+    The product is exact in float64, the sum is not always: rounding it to float32 goes wrong where rounding put the
+    float64 sum on the middle of two float32 numbers. There the sum's error says to which side the true value lies.
     """
     product = np.multiply(a, b, dtype=np.float64)
     total = np.add(product, c, dtype=np.float64)
@@ -111,9 +111,7 @@ _GLIBC_LOG_TABLE = [
 _INVERSE = np.array([float.fromhex(inverse) for inverse, _ in _GLIBC_LOG_TABLE])
 _LOG = np.array([float.fromhex(log) for _, log in _GLIBC_LOG_TABLE])
 _LN2 = float.fromhex("0x1.62e42fefa39efp-1")
-_GLIBC_LOG = [
-    float.fromhex(c) for c in ("-0x1.00ea348b88334p-2", "0x1.5575b0be00b6ap-2", "-0x1.ffffef20a4123p-2")
-]
+_GLIBC_LOG = [float.fromhex(c) for c in ("-0x1.00ea348b88334p-2", "0x1.5575b0be00b6ap-2", "-0x1.ffffef20a4123p-2")]
 _GLIBC_COS = [
     float.fromhex(c)
     for c in (
@@ -124,9 +122,7 @@ _GLIBC_COS = [
         "0x1.99343027bf8c3p-16",
     )
 ]
-_GLIBC_SIN = [
-    float.fromhex(c) for c in ("-0x1.555545995a603p-3", "0x1.1107605230bc4p-7", "-0x1.994eb3774cf24p-13")
-]
+_GLIBC_SIN = [float.fromhex(c) for c in ("-0x1.555545995a603p-3", "0x1.1107605230bc4p-7", "-0x1.994eb3774cf24p-13")]
 _QUARTER = float.fromhex("0x1.45F306DC9C883p+23")  # 2 / pi, times 2^24
 _HALF_PI = float.fromhex("0x1.921FB54442D18p0")
 
@@ -143,7 +139,8 @@ def glibc_log(u: Array) -> Array:
     y = _GLIBC_LOG[1] * r + _GLIBC_LOG[2]
     y = _GLIBC_LOG[0] * r2 + y
     y = y * r2 + (_LOG[i] + k * _LN2 + r)
-    return y.astype(_F)
+    result: Array = y.astype(_F)
+    return result
 
 
 def glibc_sincos(angle: Array) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
 """P from a seed, bit for bit as PyTorch draws it, without PyTorch.
 
 PEFT draws the P of a module as `torch.normal(mean=0.0, std=1 / sqrt(r), size=(u, r, r), generator=g)` with
-`g = torch.Generator().manual_seed(seed)`. The bits depend on how torch was built and on the CPU, so what is drawn here is
-named: a stream is a generator with a fixed arithmetic.
+`g = torch.Generator().manual_seed(seed)`. The bits depend on how torch was built and on the CPU, so what is drawn here
+is named: a stream is a generator with a fixed arithmetic.
 
 - `torch-cpu-avx2`: x86-64 with AVX2 or AVX-512, where nearly every adapter is trained
 - `torch-cpu-scalar`: x86-64 without (ATEN_CPU_CAPABILITY=default), with the GNU C library

@@ -48,14 +48,13 @@ class BaseNames:
             If the checkpoint holds the parameter fused with others.
         """
         tie = self.architecture.ties(parameter) if self.architecture else None
-        if tie is not None and (self.tied or not tie.optional):
-            members = {member: self._stored(member) for member in tie.members}
-            present = [key for key in members.values() if key is not None]
-            stored = self._stored(tie.stored) or (present[0] if present else None)
+        if tie is not None and (self.tied or (not tie.optional and self._own(parameter) is None)):
+            members = {member: self._own(member) for member in tie.members}
+            stored = members.get(tie.stored) or next((key for key in members.values() if key is not None), None)
             if stored is not None:
-                named = {m: key or self._name_like(m, tie.stored, stored) for m, key in members.items()}
+                named = {member: key or self._name_like(member, stored) for member, key in members.items()}
                 return TiedGroup(stored, named, tie.optional)
-        key = self._stored(parameter)
+        key = self._own(parameter)
         if key is None:
             raise self._refusal(parameter)
         return TiedGroup(key, {parameter: key}, optional=True)
@@ -64,23 +63,23 @@ class BaseNames:
         """The module's type: Linear, Conv1D or Embedding; None when the architecture doesn't say."""
         return self.architecture.kind(module) if self.architecture else None
 
-    def _stored(self, parameter: str) -> str | None:
-        candidates = self.architecture.stored_keys(parameter) if self.architecture else [parameter]
-        found = next((key for key in candidates if key in self.base), None)
-        if found is None and self.architecture is None:
-            # Without data on the architecture, the one renaming that every model knows: a base saved with or without
-            # the prefix of its head's class.
-            ending = [key for key in self.base.shard_of if key.endswith("." + parameter)]
-            shorter = parameter.partition(".")[2]
-            found = ending[0] if len(ending) == 1 else shorter if shorter in self.base else None
-        return found
+    def _own(self, parameter: str) -> str | None:
+        """The stored tensor of that very parameter."""
+        if self.architecture is not None:
+            return next((key for key in self.architecture.stored_keys(parameter) if key in self.base), None)
+        # Without data on the architecture, the one renaming that every model knows: a base saved with or without the
+        # prefix that its head's class adds.
+        shorter = parameter.partition(".")[2]
+        longer = [key for key in self.base.shard_of if key.endswith("." + parameter)]
+        candidates = [parameter, shorter, *(longer if len(longer) == 1 else [])]
+        return next((key for key in candidates if key in self.base), None)
 
-    def _name_like(self, member: str, other: str, stored: str) -> str:
-        """A name for a tensor that the checkpoint leaves out, with the prefix that its names have or lack."""
+    def _name_like(self, member: str, stored: str) -> str:
+        """A name for a tensor that the checkpoint leaves out: in the same style as one that it has."""
         candidates = self.architecture.stored_keys(member) if self.architecture else [member]
-        if stored != other and other.endswith("." + stored):
-            prefix = other[: -len(stored)]
-            return next((key for key in candidates if not key.startswith(prefix)), candidates[0])
+        prefix = f"{self.architecture.base_model_prefix}." if self.architecture else ""
+        if prefix != "." and member.startswith(prefix) and not stored.startswith(prefix):
+            return next((key for key in candidates if not key.startswith(prefix)), member)
         return candidates[0]
 
     def _refusal(self, parameter: str) -> TinyLoraError:

@@ -1,0 +1,190 @@
+"""What a model's architecture says of its modules: their order, types, stored names and ties.
+
+PEFT numbers targeted modules in the order of `model.named_modules()`, which no file of an adapter or a base holds.
+The data come from transformers itself, through scripts/make_architectures.py, and say from which releases: one of each
+generation of names, since transformers 5 fuses experts and renames modules that adapters made under 4 know by their old
+names. transformers isn't needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from .errors import UndeterminedError
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Parameters that are one tensor. `stored` is the name that save_pretrained keeps; `optional` says whether
+    `tie_word_embeddings: false` in the configuration keeps them apart."""
+
+    members: tuple[str, ...]
+    stored: str
+    optional: bool
+
+
+class _Generation:
+    """A family's modules as one release of transformers has them."""
+
+    def __init__(self, release: str, data: Mapping[str, Any]) -> None:
+        self.release = release
+        self.kinds = {leaf[2:]: _KINDS[leaf[0]] for leaf in data["leaves"]}
+        self.stored: Mapping[str, str] = data["stored"]
+        self.fused = frozenset(data["fused"])
+        self._rank: dict[str, int] = {}
+        for pattern in self.kinds:  # in depth-first order: so a path's first leaf tells its rank among its siblings
+            parts = pattern.split(".")
+            for depth in range(1, len(parts) + 1):
+                self._rank.setdefault(".".join(parts[:depth]), len(self._rank))
+
+    def sort_key(self, module: str) -> tuple[tuple[int, int], ...]:
+        """Each step's rank among its siblings, and its number: `layers.2` comes before `layers.10`."""
+        key, path = [], ""
+        for part in module.split("."):
+            path = f"{path}.{part}" if path else part
+            key.append((self._rank[generalised(path)], int(part) if part.isdigit() else 0))
+        return tuple(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model family, such as "qwen2", and the class that a checkpoint names ("" where it names none)."""
+
+    model_type: str
+    class_name: str
+    base_model_prefix: str
+    tied_by_default: bool
+    transformers: tuple[str, ...]
+    _generations: tuple[_Generation, ...]
+    _ties: tuple[Tie, ...]
+
+    def sort_modules(self, modules: Iterable[str]) -> list[str]:
+        """Modules in the order of named_modules().
+
+        Raises
+        ------
+        UndeterminedError
+            If no release of transformers knows all of them, or two do and disagree.
+        """
+        names = list(modules)
+        patterns = {generalised(name) for name in names}
+        knowing = [generation for generation in self._generations if patterns <= generation.kinds.keys()]
+        if not knowing:
+            newest = self._generations[0].kinds
+            unknown = [name for name in names if generalised(name) not in newest]
+            raise UndeterminedError(
+                f"transformers' {self.model_type} has no module {unknown[0]}"
+                + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
+                hint="Give the targeted modules in the order of model.named_modules(), one name a line, with "
+                "--module-order FILE.",
+            )
+        orders = [sorted(names, key=generation.sort_key) for generation in knowing]
+        for generation, order in zip(knowing[1:], orders[1:], strict=True):
+            if order != orders[0]:
+                raise UndeterminedError(
+                    f"transformers {knowing[0].release} and {generation.release} order these modules of "
+                    f"{self.model_type} differently",
+                    hint="Say with --module-order FILE which order the adapter was trained with.",
+                )
+        return orders[0]
+
+    def kind(self, module: str) -> str | None:
+        """ "Linear", "Conv1D" or "Embedding"; None for a module that isn't known to be one."""
+        pattern = generalised(module)
+        return next((g.kinds[pattern] for g in self._generations if pattern in g.kinds), None)
+
+    def stored_keys(self, parameter: str) -> list[str]:
+        """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,
+        with the prefix of the bare model's class added or left out."""
+        keys = [key for g in self._generations if (key := _renamed(parameter, g.stored)) is not None]
+        keys.append(parameter)
+        prefix = f"{self.base_model_prefix}."
+        if prefix != ".":
+            keys += [key.removeprefix(prefix) if key.startswith(prefix) else prefix + key for key in keys]
+        return list(dict.fromkeys(keys))
+
+    def fused(self, parameter: str) -> bool:
+        """Whether the parameter is several stored tensors in one, as transformers 5 holds experts."""
+        pattern = generalised(parameter)
+        return any(pattern in generation.fused for generation in self._generations)
+
+    def ties(self, parameter: str) -> Tie | None:
+        """The group that a parameter, by its name in the model, is tied in."""
+        return next((tie for tie in self._ties if parameter in tie.members), None)
+
+
+def generalised(name: str) -> str:
+    """A name with its numbers replaced by `*`."""
+    return _NUMBER.sub("*", name)
+
+
+def _renamed(parameter: str, stored: Mapping[str, str]) -> str | None:
+    pattern = stored.get(generalised(parameter))
+    if pattern is None:
+        return None
+    numbers = iter(_NUMBER.findall(parameter))
+    return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
+
+
+def known_model_types() -> list[str]:
+    """Every `model_type` in the data."""
+    return sorted(_data()["families"])
+
+
+def from_config(config: Mapping[str, Any]) -> Architecture | None:
+    """The architecture that a config.json names, by its model_type, else by its class; None if it isn't known."""
+    names = config.get("architectures")
+    class_name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in _data()["families"]:
+        return _architecture(model_type, class_name)
+    return from_class_name(class_name)
+
+
+def from_class_name(name: str) -> Architecture | None:
+    """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known."""
+    for model_type, family in _data()["families"].items():
+        if name in family["classes"]:
+            return _architecture(model_type, name)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _data() -> dict[str, Any]:
+    text = files("tinylora_tools").joinpath("data", "architectures.json").read_text("utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
+
+
+@lru_cache(maxsize=8)
+def _architecture(model_type: str, class_name: str) -> Architecture:
+    family = _data()["families"][model_type]
+    return Architecture(
+        model_type=model_type,
+        class_name=class_name,
+        base_model_prefix=family["prefix"],
+        tied_by_default=family["tied_by_default"],
+        transformers=tuple(_data()["transformers"]),
+        _generations=tuple(_Generation(release, data) for release, data in family["generations"].items()),
+        _ties=_ties_of(family, class_name),
+    )
+
+
+def _ties_of(family: Mapping[str, Any], class_name: str) -> tuple[Tie, ...]:
+    """The ties of a class. A bare model, or a class that isn't known, may be meant for any head: the largest group of
+    each tensor counts."""
+    of_class: Mapping[str, list[dict[str, Any]]] = family["ties"]
+    if class_name in family["classes"] and class_name != family["bare"]:
+        groups = of_class.get(class_name, [])
+    else:
+        groups = sorted((g for groups in of_class.values() for g in groups), key=lambda group: -len(group["members"]))
+    return tuple(Tie(tuple(g["members"]), g["stored"], g["optional"]) for g in groups)

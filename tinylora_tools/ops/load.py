@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,12 @@ def problems(adapter: PeftAdapter) -> list[str]:
 def unsaved_bias(adapter: PeftAdapter) -> list[str]:
     """A warning where biases were trained but the file lacks them: PEFT saves them from 0.21 on only."""
     config = adapter.config
-    if config is None or config.bias == "none" or any(name.endswith(".bias") for name in adapter.replaced):
+    version = config.peft_version if config else None
+    if config is None or config.bias == "none" or version is None or not re.match(r"0\.(19|20)(\D|$)", version):
+        return []
+    if any(name.endswith(".bias") and replacement.in_place for name, replacement in adapter.replaced.items()):
         return []
     return [
-        f"{adapter.path.name}: trained with bias={config.bias!r}, but no bias was saved (PEFT before 0.21 doesn't): "
+        f"{adapter.path.name}: trained with bias={config.bias!r}, but no bias was saved (PEFT {version} doesn't): "
         "what was learnt there is lost"
     ]

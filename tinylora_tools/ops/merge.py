@@ -133,23 +133,23 @@ def merge(
                 write_file(directory / "config.json", text.encode())
             card = model_card(base_path, [item.adapter for item in loaded], scales, plan, _loss(results))
             write_file(directory / "README.md", card.encode())
-    changed = [result for result in results if result.updates]
-    tensors = sum(len(file.tensors) for file in plan.files)
-    merged = {update.module for file in plan.files for _, outcome in file.tensors for update in outcome.updates}
-    updated = sum(bool(outcome.updates) for file in plan.files for _, outcome in file.tensors)
+    of_base = {shard.path for shard in checkpoint.shards}
+    merged = {update.module for outcome in plan.outcomes for update in outcome.updates}
+    plain = [outcome for outcome in plan.outcomes if not outcome.updates]
+    copied = sum(outcome.source.file.path in of_base for outcome in plain)
     return MergeReport(
         output=str(output),
         base=str(base_path),
         adapters=[str(path) for path in adapters],
         dry_run=options.dry_run,
         modules_merged=len(merged),
-        tensors_replaced=len(plan.changed) - updated,
-        tensors_copied=tensors - len(plan.changed),
+        tensors_replaced=len(plain) - copied,
+        tensors_copied=copied,
         bytes_written=plan.size,
         seconds=round(time.perf_counter() - started, 3),
         tied=plan.tied,
-        delta_error=_loss(results) if changed else None,
-        modules=[_module_report(result) for result in changed],
+        delta_error=_loss(results) if results else None,
+        modules=[_module_report(result) for result in results],
         warnings=warnings,
     )
 

@@ -89,11 +89,15 @@ class MergePlan:
     config: dict[str, Any]
     tied: str
     warnings: tuple[str, ...]
-    changed: frozenset[str]
 
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What becomes of each tensor, file by file."""
+        return [outcome for file in self.files for _, outcome in file.tensors]
 
 
 @dataclass(slots=True)
@@ -152,7 +156,6 @@ def plan_merge(
         config=config,
         tied=settled.tied,
         warnings=tuple(warnings),
-        changed=frozenset(settled.outcomes),
     )
 
 
@@ -302,11 +305,20 @@ def _shared_outcome(base: Checkpoint, group: TiedGroup, outcomes: list[Outcome])
 def _members(stored: Source, group: TiedGroup, changes: dict[str, _Change]) -> dict[str, Outcome]:
     """What the model's forward pass uses for each parameter of a group."""
     wanted = {member: changes[member] for member in group.members if member in changes}
-    common = next((c.replacement for c in wanted.values() if c.replacement and c.in_place), None) or stored
-    return {
-        member: Outcome((change.replacement or common) if change else common, tuple(change.updates) if change else ())
-        for member, change in ((member, wanted.get(member)) for member in group.members)
-    }
+    shared = [c.replacement for c in wanted.values() if c.replacement is not None and c.in_place]
+    if any(not _same(source, shared[0]) for source in shared[1:]):
+        raise MismatchError(
+            f"the adapter holds different values for {' and '.join(wanted)}, which are one tensor in the base",
+            where=shared[0].file.path,
+            hint="Was it trained on this base? One whose embeddings aren't tied would hold them apart.",
+        )
+    common = shared[0] if shared else stored
+    outcomes = {}
+    for member in group.members:
+        change = wanted.get(member)
+        own = change.replacement if change is not None and not change.in_place else None
+        outcomes[member] = Outcome(own or common, tuple(change.updates) if change else ())
+    return outcomes
 
 
 def _layout(base: Checkpoint, names: BaseNames, number: int, settled: _Settled, dtype: str) -> OutputFile:

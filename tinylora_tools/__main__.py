@@ -1,0 +1,5 @@
+"""`python -m tinylora_tools` is `tinylora`."""
+
+from .cli import main
+
+main()

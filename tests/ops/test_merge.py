@@ -100,6 +100,8 @@ def test_agrees_with_pefts_merge(case: Fixture, tmp_path: Path) -> None:
         update = np.linalg.norm(ours.astype(np.float64) - base[name].astype(np.float64))
         if ours.dtype == np.float32:
             assert difference <= 1e-5 * update + 1e-7, name
+        elif case.name == "peft021-no-autocast":  # PEFT then adds in bfloat16, an update rounded to bfloat16
+            assert difference <= 1e-2 * update
         else:
             # A value that lies between two 16-bit numbers may go either way; no value differs by more.
             step = np.abs(ours.astype(np.float64) - theirs[found].astype(np.float64))

@@ -1,0 +1,121 @@
+"""The data on architectures against the installed transformers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tinylora_tools import architecture
+from tinylora_tools.errors import UndeterminedError
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+import make_architectures as script
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+ASKED_FOR = {
+    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi",
+    "phi3", "opt", "gpt2", "gpt_neox", "gptj", "falcon", "bloom", "stablelm", "cohere", "granite", "olmo2",
+    "deepseek_v3", "smollm3", "bert", "roberta", "distilbert", "deberta-v2", "electra", "vit", "t5", "bart", "whisper",
+}  # fmt: skip
+
+#: Modules that transformers 5 registers in another order than 4 did: with them, the order is ambiguous.
+REORDERED = {family: "token_type_embeddings" for family in ("roberta", "xlm-roberta")}
+
+
+def test_knows_what_people_use() -> None:
+    assert set(architecture.known_model_types()) >= ASKED_FOR
+
+
+@pytest.mark.parametrize("family", architecture.known_model_types())
+def test_order_and_types_are_those_of_named_modules(family: str) -> None:
+    """Every class of the family, in every shape: modules shuffled and sorted come back in named_modules() order."""
+    names, _ = script.classes(family)
+    assert names
+    for config in script.configurations(family):
+        for name in names:
+            model_class = getattr(transformers, name)
+            script.leave_uninitialised(model_class)
+            config.architectures = [name]
+            with torch.device("meta"):
+                model = model_class(config)
+            kinds = {n: kind for n, m in model.named_modules() if (kind := script.kind_of(m))}
+            found = architecture.from_config({"model_type": family, "architectures": [name]})
+            assert found is not None
+            shuffled = list(kinds)
+            random.Random(0).shuffle(shuffled)  # noqa: S311
+            if family in REORDERED and any(name.endswith(REORDERED[family]) for name in kinds):
+                with pytest.raises(UndeterminedError, match="differently"):
+                    found.sort_modules(shuffled)
+                shuffled = [module for module in shuffled if not module.endswith(REORDERED[family])]
+            assert found.sort_modules(shuffled) == [module for module in kinds if module in shuffled], name
+            for module, kind in kinds.items():
+                assert (found.kind(module) or "?")[0] == kind, module
+
+
+def stored_and_ties(model_class: Any, config: Any, family: str) -> None:
+    found = architecture.from_config({"model_type": family, "architectures": [model_class.__name__]})
+    assert found is not None
+    config.tie_word_embeddings = False
+    for parameter, key in script.stored_names(model_class, config)[0].items():
+        one = parameter.replace("*", "1")
+        assert found.stored_keys(one)[0] == key.replace("*", "1"), parameter
+    config.tie_word_embeddings = True
+    for group in script.tied_groups(model_class, config):
+        tie = found.ties(group["members"][0])
+        assert tie is not None
+        assert set(tie.members) == set(group["members"])
+        assert not tie.optional or group["optional"]
+
+
+@pytest.mark.parametrize("family", architecture.known_model_types())
+def test_stored_names_and_ties_are_those_of_save_pretrained(family: str) -> None:
+    """For the class with a head that each family is best known for."""
+    names, bare = script.classes(family)
+    known = [name for name in names if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))]
+    name = (known or [name for name in names if name.endswith("ForMaskedLM")] or [bare])[-1]
+    config = next(script.configurations(family))
+    config.architectures = [name]
+    script.leave_uninitialised(getattr(transformers, name))
+    stored_and_ties(getattr(transformers, name), config, family)
+
+
+def test_renames_and_prefixes() -> None:
+    vit = architecture.from_class_name("ViTForImageClassification")
+    assert vit is not None
+    assert vit.stored_keys("vit.layers.3.attention.q_proj.weight")[:1] == [
+        "vit.encoder.layer.3.attention.attention.query.weight"
+    ]
+    gpt2 = architecture.from_config({"model_type": "gpt2"})
+    assert gpt2 is not None
+    assert "h.0.attn.c_attn.weight" in gpt2.stored_keys("transformer.h.0.attn.c_attn.weight")
+    assert "transformer.h.0.attn.c_attn.weight" in gpt2.stored_keys("h.0.attn.c_attn.weight")
+    mixtral = architecture.from_class_name("MixtralForCausalLM")
+    assert mixtral is not None
+    assert mixtral.fused("model.layers.0.mlp.experts.gate_up_proj")
+    assert mixtral.kind("model.layers.0.block_sparse_moe.experts.7.w1") == "Linear"
+
+
+def test_both_generations_of_names_sort() -> None:
+    mixtral = architecture.from_class_name("MixtralForCausalLM")
+    assert mixtral is not None
+    old = [
+        f"model.layers.{i}.block_sparse_moe.experts.{e}.w{w}" for i in range(12) for e in range(11) for w in (1, 2, 3)
+    ]
+    assert mixtral.sort_modules(sorted(old)) == old
+
+
+def test_unknown_modules_and_models_are_said_so() -> None:
+    llama = architecture.from_config({"architectures": ["LlamaForCausalLM"]})
+    assert llama is not None
+    with pytest.raises(UndeterminedError, match=r"no module model\.layers\.0\.mamba") as caught:
+        llama.sort_modules(["model.layers.0.self_attn.q_proj", "model.layers.0.mamba"])
+    assert "--module-order" in (caught.value.hint or "")
+    assert architecture.from_config({"model_type": "nobody"}) is None
+    assert architecture.from_class_name("NobodyForCausalLM") is None

@@ -78,3 +78,11 @@ class BaseResidual:
             return None
         left = np.sum((self._left - self._triplets.S[:, None] * self._triplets.Vh) ** 2, axis=1)  # (k,)
         return float(np.sqrt(max(self._right.max(), left.max())) / self._triplets.S.max())
+
+
+def residual_of(W: Array, triplets: Triplets, rows: int = 512) -> float:
+    """rho of a whole weight (rows, columns), widened a few rows at a time; 0 where every triplet is zero."""
+    residual = BaseResidual(triplets)
+    for first in range(0, len(W), rows):
+        residual.add(residual_parts(W[first : first + rows].astype(triplets.U.dtype), triplets, first))
+    return residual.rho or 0.0

@@ -15,12 +15,14 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..core.lowrank import Array, projected
+from ..core.residual import Triplets, residual_of
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import SAFETENSORS_INDEX, Checkpoint
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import SafetensorsFile, build_header
 from ..formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo
 from ..formats.torch_file import TorchFile
+from .base_check import OTHER_WEIGHT
 from .load import LoadedAdapter, problems
 from .projections import projections, require_seed
 from .targets import BaseNames, TiedGroup, refuse_packed, refuse_quantized
@@ -190,36 +192,46 @@ def _gather_updates(loaded: LoadedAdapter, scale: float, names: BaseNames, chang
         parameter = f"{module}.weight"
         change = changes.setdefault(parameter, _Change(names.group(parameter)))
         refuse_packed(names.base, change.group.stored)
-        shape = names.base.info(change.group.stored).shape
         R = projected(vectors[numbering.group[module]], drawn[module]) * scale  # (r, r)
         expected = (parts.out_features, parts.in_features)
-        transposed = _is_transposed(names, module, expected, change.group.stored, shape)
+        transposed = _is_transposed(names, adapter, module, expected, change.group.stored)
         change.updates.append(Update(adapter, module, R, transposed))
 
 
-def _is_transposed(names: BaseNames, module: str, expected: tuple[int, int], key: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is stored (in, out). The layer's type decides; the flag in the adapter's configuration lies."""
-    kind = names.kind(module)
-    if kind is not None:
-        transposed = kind == "Conv1D"
-        fits = shape == (expected[::-1] if transposed else expected)
-    else:
-        transposed = shape != expected
-        fits = shape in (expected, expected[::-1])
-        if fits and expected[0] == expected[1]:
-            raise UndeterminedError(
-                f"{module}: its weight is square and its layer's type isn't known, so neither is its orientation",
-                where=names.base.path,
-                hint="Give the base a config.json that names a known architecture.",
-            )
-    if not fits:
-        stored = expected[::-1] if transposed and kind else expected
+def _is_transposed(names: BaseNames, adapter: PeftAdapter, module: str, expected: tuple[int, int], key: str) -> bool:
+    """Whether a weight is stored (in, out). The layer's type decides, or else the shape, or for a square weight the
+    weight itself; never the flag in the adapter's configuration, which is what the last layer left there."""
+    shape, kind = names.base.info(key).shape, names.kind(module)
+    if kind is None and shape == expected == expected[::-1]:
+        return _fits_transposed(names.base, adapter, module, key)
+    transposed = kind == "Conv1D" if kind is not None else shape != expected
+    if shape != (expected[::-1] if transposed else expected):
+        wanted = expected[::-1] if kind == "Conv1D" else expected
         raise MismatchError(
-            f"{module}: the adapter's factors are for a weight of shape {stored}, {key} is {shape}",
+            f"{module}: the adapter's factors are for a weight of shape {wanted}, {key} is {shape}",
             where=names.base.path,
             hint="Is this the base that the adapter was trained on?",
         )
     return transposed
+
+
+def _fits_transposed(base: Checkpoint, adapter: PeftAdapter, module: str, key: str) -> bool:
+    """Which way round a square weight has the adapter's singular vectors."""
+    parts = adapter.modules[module]
+    replaced = adapter.replaced.get(f"{module}.weight")
+    W = adapter.file.read(replaced.tensor.name) if replaced else base.shards[base.shard_of[key]].read(key)
+    triplets = Triplets.from_factors(
+        adapter.file.read(parts.A.name), adapter.file.read(parts.B.name), np.dtype(np.float32)
+    )
+    straight, transposed = (residual_of(W, one) for one in (triplets, triplets.transposed()))
+    if min(straight, transposed) > OTHER_WEIGHT or max(straight, transposed) < OTHER_WEIGHT:
+        raise UndeterminedError(
+            f"{module}: its weight is square, its layer's type isn't known, and the weight doesn't tell which way "
+            f"round it is stored (residuals {straight:.2g} and {transposed:.2g})",
+            where=base.path,
+            hint="Is this the adapter's base? Then give it a config.json that names a known architecture.",
+        )
+    return transposed < straight
 
 
 def _gather_replacements(

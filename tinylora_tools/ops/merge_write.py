@@ -34,6 +34,9 @@ from .progress import Progress
 #: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.
 BLOCK_ELEMENTS = 450_000
 
+#: Blocks that one task sums: each handing over between threads costs as much as a small one.
+TASK_BLOCKS = 4
+
 #: Bytes that one task copies: progress shows, and an interrupt is heard, between tasks.
 COPY_BYTES = 64 << 20
 
@@ -175,12 +178,12 @@ class MergeWriter:
     def _sum(self, job: _TensorJob) -> None:
         if not job.info.nbytes:
             return
-        rows = max(1, self._block_elements // job.columns)
+        rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
         for first in range(0, job.rows, rows):
             last = min(first + rows, job.rows)
-            self._submit(partial(self._run_block, job, first, last), partial(self._collect, job, first, last))
+            self._submit(partial(self._run_blocks, job, first, last), partial(self._collect, job, first, last))
 
-    def _run_block(self, job: _TensorJob, first: int, last: int) -> BlockSum:
+    def _run_blocks(self, job: _TensorJob, first: int, last: int) -> list[BlockSum]:
         size = max(self._block_elements, job.columns)
         if getattr(self._local, "size", 0) < size:
             self._local.size, self._local.adders = size, {}
@@ -188,10 +191,13 @@ class MergeWriter:
         adders = self._local.adders
         if job.work_dtype not in adders:
             adders[job.work_dtype] = self._make_adder(size, job.work_dtype)
-        return job.run(first, last, adders[job.work_dtype], *self._local.raw)
+        adder, raw = adders[job.work_dtype], self._local.raw
+        rows = max(1, self._block_elements // job.columns)
+        return [job.run(row, min(row + rows, last), adder, *raw) for row in range(first, last, rows)]
 
-    def _collect(self, job: _TensorJob, first: int, last: int, block: BlockSum) -> None:
-        job.collect(block)
+    def _collect(self, job: _TensorJob, first: int, last: int, blocks: list[BlockSum]) -> None:
+        for block in blocks:
+            job.collect(block)
         if last == job.rows and job.outcome.updates:
             self.results.append(job.result())
         self._written(job.target, (last - first) * job.columns * job.out_dtype.itemsize)

@@ -23,6 +23,14 @@ module_order_option: Decorator = click.option(
     help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
 )
 
+stream_option: Decorator = click.option(
+    "--stream",
+    type=click.Choice(["torch-cpu-avx2", "torch-cpu-scalar", "torch"]),
+    default="torch-cpu-avx2",
+    show_default=True,
+    help="Whose arithmetic P is drawn with: x86-64 with AVX2, without, or this machine's torch.",
+)
+
 
 def located(source: str | None) -> Path | None:
     """A source as a local path; None stays None."""

@@ -5,8 +5,9 @@ here is a fixed sequence of IEEE additions and multiplications, so it depends on
 
 - `avx2_*`: the Cephes single-precision polynomials as vectorised in avx_mathfun.h, with the fused multiply-adds that
   the compiler makes of them (ATen/native/cpu/avx_mathfun.h, PyTorch 2.13).
-- `glibc_*`: logf, sinf and cosf of the GNU C library 2.28 on, which are those of Arm's optimized routines: short
-  polynomials and a small table, in double precision.
+- `glibc_*`: logf, sinf and cosf of the GNU C library (2.28 and later; 2.36 was compared), which are those of Arm's
+  optimized routines: short polynomials and a small table, in double precision. The library's variants with and
+  without FMA give the same float32 values here.
 
 Arguments are what Box-Muller needs: u in (0, 1] for the logarithm, angles in [0, 2 pi) for sine and cosine.
 """
@@ -23,7 +24,7 @@ _F = np.float32
 
 
 def _fma(a: Array | np.floating[Any], b: Array | np.floating[Any], c: Array | np.floating[Any]) -> Array:
-    """round(a b + c) for float32 arguments, rounded once.
+    """round(a b + c) for float32 arguments and a normal result, rounded once.
 
     The product is exact in float64, the sum is not always: rounding it to float32 goes wrong where rounding put the
     float64 sum on the middle of two float32 numbers. There the sum's error says to which side the true value lies.
@@ -66,16 +67,18 @@ def avx2_log(u: Array) -> Array:
     for c in _AVX2_LOG[2:]:
         y = _fma(y, x, c)
     y = _fma(y * x, z, exponent * _F(-2.12194440e-4))
-    y = _fma(-z, _F(0.5), y)
-    return _fma(exponent, _F(0.693359375), x + y)
+    # Fused in torch too; these products are exact, so that it makes no difference.
+    y = y - z * _F(0.5)
+    result: Array = (x + y) + exponent * _F(0.693359375)
+    return result
 
 
 def avx2_sincos(angle: Array) -> tuple[Array, Array]:
     """sin and cos of a float32 angle >= 0."""
     j = ((angle * _F(1.27323954473516)).astype(np.int32) + 1) & ~np.int32(1)
     octant = j.astype(_F)
-    x = _fma(octant, _F(-0.78515625), angle)
-    x = _fma(octant, _F(-2.4187564849853515625e-4), x)
+    x = angle - octant * _F(0.78515625)  # fused in torch too; the product is exact, as is the next
+    x = x - octant * _F(2.4187564849853515625e-4)
     x = _fma(octant, _F(-3.77489497744594108e-8), x)
     z = x * x
     c = _fma(_AVX2_COS[0], z, _AVX2_COS[1])

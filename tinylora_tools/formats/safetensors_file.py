@@ -12,6 +12,7 @@ describes ranges that exist.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from .tensors import DTYPE_BITS, TensorInfo, numpy_dtype
+from .tensors import DTYPE_BITS, TensorInfo, dtype_name, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,3 +185,25 @@ def build_header(
     start = 8 + len(text)
     infos = {p[0]: TensorInfo(p[0], p[1], p[2], start + p[3], start + p[4]) for p in placed}
     return len(text).to_bytes(8, "little") + text, infos
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write arrays to a new file, in the order given, and flush it to the disk.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file already.
+    """
+    import numpy as np
+
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    header, _ = build_header([(name, dtype_name(a.dtype), a.shape) for name, a in arrays.items()], metadata)
+    with path.open("xb") as file:
+        file.write(header)
+        for array in arrays.values():
+            file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -86,3 +86,15 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
     found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES_NAMES[name]))
     return found
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The safetensors name of a NumPy dtype.
+
+    Raises
+    ------
+    KeyError
+        For dtypes that safetensors doesn't have.
+    """
+    names = {numpy: name for name, numpy in (_NUMPY_NAMES | _ML_DTYPES_NAMES).items()}
+    return names[dtype.name]

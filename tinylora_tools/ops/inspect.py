@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import FormatError
-from ..formats.checkpoint import is_checkpoint, read_model_config, read_tensor_file
+from ..formats.checkpoint import is_checkpoint, read_tensor_file
 from ..formats.peft_adapter import find_adapter, is_adapter
 from .inspect_adapter import AdapterReport, inspect_adapter
 from .inspect_checkpoint import CheckpointReport, inspect_checkpoint
+from .load import config_of_base
 
 
 def inspect(
@@ -34,16 +35,7 @@ def inspect(
         adapter = _is_adapter_file(source)
     if not adapter:
         return inspect_checkpoint(source)
-    base_config = None
-    if base is not None:
-        base_config = read_model_config(base if base.is_dir() else base.parent)
-        if base_config is None:
-            raise FormatError(
-                "no config.json here, which would tell the architecture",
-                where=base,
-                hint="Name the base model's directory.",
-            )
-    return inspect_adapter(source, base_config=base_config, module_order=module_order)
+    return inspect_adapter(source, base_config=config_of_base(base), module_order=module_order)
 
 
 def _is_adapter_file(path: Path) -> bool:

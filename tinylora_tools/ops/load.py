@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import architecture as architectures
 from ..architecture import Architecture
+from ..errors import FormatError
 from ..formats.checkpoint import read_model_config
 from ..formats.peft_adapter import PeftAdapter, read_adapter
 from ..sources import locate_base
@@ -37,6 +38,24 @@ def load_adapter(
     found = provenance(adapter)
     numbering = number_modules(adapter, found, architecture=architecture, module_order=module_order)
     return LoadedAdapter(adapter, architecture, found, numbering)
+
+
+def config_of_base(base: Path | None) -> Mapping[str, Any] | None:
+    """The config.json of a base that the user names; None where none is named.
+
+    Raises
+    ------
+    FormatError
+        If there is no config.json.
+    """
+    if base is None:
+        return None
+    config = read_model_config(base if base.is_dir() else base.parent)
+    if config is None:
+        raise FormatError(
+            "no config.json here, which would tell the architecture", where=base, hint="Name the base's directory."
+        )
+    return config
 
 
 def named_base(adapter: PeftAdapter) -> Path | None:

@@ -26,11 +26,22 @@ def copy_model_files(base: Path, output: Path) -> None:
     already stays.
     """
     for path in sorted(_files(base)):
-        target = output / path.relative_to(base)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-            _sync(target)
+        if path.name.lower() not in _CARDS:
+            _copy(path, output / path.relative_to(base))
+
+
+def copy_adapter_files(adapter: Path, output: Path) -> None:
+    """Copy what stands beside an adapter's weights, its card included; not the adapters in its sub-directories."""
+    for path in sorted(_files(adapter)):
+        if path.parent == adapter:
+            _copy(path, output / path.name)
+
+
+def _copy(path: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        _sync(target)
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -39,7 +50,7 @@ def _files(directory: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
-        elif path.is_file() and not path.name.endswith(_WEIGHTS) and path.name.lower() not in _CARDS:
+        elif path.is_file() and not path.name.endswith(_WEIGHTS):
             yield path
 
 

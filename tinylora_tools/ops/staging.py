@@ -57,6 +57,31 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
         os.close(lock)
 
 
+@contextmanager
+def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
+    """A path to write a new file at, which becomes `output` if the body ends without an exception.
+
+    Raises
+    ------
+    OutputError
+        If `output` exists (and `force` isn't given, or it is a directory) or can't be written, and for a full disk.
+    """
+    if output.exists() and (not force or not output.is_file()):
+        hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
+        raise OutputError("exists already", where=output, hint=hint)
+    partial = output.absolute().with_name(f".{output.name}.tinylora-partial")
+    with _explained(output):
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        try:
+            yield partial
+            partial.replace(output)
+            _sync(output.absolute().parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
 def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     """Raise OutputError if `output` may not be written."""
     resolved = output.resolve()

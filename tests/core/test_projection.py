@@ -28,7 +28,7 @@ from tinylora_tools.errors import TinyLoraError
 
 VECTORS = json.loads((Path(__file__).parent / "projection_vectors.json").read_text())["streams"]
 STREAM_OF = {"DEFAULT": "torch-cpu-scalar", "AVX2": "torch-cpu-avx2", "AVX512": "torch-cpu-avx2"}
-CAPABILITY = torch.backends.cpu.get_cpu_capability()
+CAPABILITY = torch.backends.cpu.get_cpu_capability().replace("NO AVX", "DEFAULT")  # as torch 2.6 calls it
 KNOWN = sys.platform == "linux" and platform.machine() == "x86_64" and CAPABILITY in STREAM_OF
 where_known = pytest.mark.skipif(not KNOWN, reason=f"no stream is named for {CAPABILITY} on {platform.platform()}")
 # A CPU can be told to do less than it can, not more.
@@ -87,12 +87,13 @@ for count, u, r, first in json.loads(sys.argv[1]):
 @where_known
 @pytest.mark.parametrize("capability", STREAM_OF)
 def test_torch_at_each_capability(capability: str) -> None:
-    """A million values: a multiple of 16, neither, fewer than 16, and several states of the generator."""
+    """A million values: a multiple of 16, neither, fewer than 16, several states of the generator, and zeros."""
     if capability not in CAPABILITIES:
         pytest.skip(f"this CPU has no {capability}")
     cases = [
         *((2500, 64, 2, 0), (200, 64, 4, 2**32 - 100), (40, 16, 10, 2**63 - 20), (1000, 13, 3, -500), (300, 13, 4, 7)),
         *((300, 23, 1, -(2**63)), (2000, 3, 2, 5), (500, 15, 1, 2**32 - 250), (500, 1, 1, 2**64 - 500)),
+        *((1, 32, 2, 282_286), (1, 32, 2, 302_707)),  # a uniform value is 0, so a radius is
     ]
     expected = torch_at(capability, NORMAL, json.dumps(cases))
     assert expected.size > 1_000_000

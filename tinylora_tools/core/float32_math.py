@@ -4,7 +4,7 @@ NumPy's own functions are accurate but aren't these, and a drawn P must be the s
 here is a fixed sequence of IEEE additions and multiplications, so it depends on neither the C library nor the CPU.
 
 - `avx2_*`: the Cephes single-precision polynomials as vectorised in avx_mathfun.h, with the fused multiply-adds that
-  the compiler makes of them (ATen/native/cpu/avx_mathfun.h, PyTorch 2.13).
+  the compiler makes of them (ATen/native/cpu/avx_mathfun.h, PyTorch 2.6 to 2.14).
 - `glibc_*`: logf, sinf and cosf of the GNU C library (2.28 and later; 2.36 was compared), which are those of Arm's
   optimized routines: short polynomials and a small table, in double precision. The library's variants with and
   without FMA give the same float32 values here.

@@ -9,7 +9,7 @@ is named: a stream is a generator with a fixed arithmetic.
 - `torch`: whatever the installed torch does on this machine
 
 Source: aten/src/ATen/native/cpu/DistributionTemplates.h (normal_fill), ATen/core/MT19937RNGEngine.h and
-ATen/core/DistributionsHelper.h, PyTorch 2.13; Box and Muller (1958).
+ATen/core/DistributionsHelper.h, PyTorch 2.6 to 2.14; Box and Muller (1958).
 """
 
 from __future__ import annotations
@@ -182,8 +182,9 @@ def _twisted(upper: Array, lower: Array) -> Array:
 def _normal_double(seeds: Array, n: int, std: float) -> Array:
     """Fewer than 16 values: torch draws them one by one in double precision, in pairs. (seeds, n) float32.
 
-    log1p, cos and sin are the C library's, as in torch. Libraries differ in the last bit of a double (the GNU C
-    library's own variants do), which rounding to float32 hides but for about one value in 10^9.
+    log1p, cos and sin are the C library's, as in torch. Libraries may differ in a double's last bit (the GNU C
+    library's variants for CPUs with and without FMA do, in 0.1% of values); a few such differences in 10^9
+    survive rounding to float32.
     """
     pairs = -(-n // 2)
     words = _Twister(seeds).take(4 * pairs).astype(np.uint64)  # (4 pairs, seeds)

@@ -129,12 +129,13 @@ def test_many_are_drawn_as_one(seeds: list[int], u: int, r: int, stream: str) ->
 @pytest.mark.parametrize(("u", "r"), [(3, 2), (40, 3), (300, 4)])
 def test_batches_do_not_matter(u: int, r: int, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = draw_many(range(50), u, r, stream=stream).tobytes()
-    monkeypatch.setattr("tinylora_tools.core.projection._CHUNK", 3000)
+    monkeypatch.setattr("tinylora_tools.core.projection._MODULES", 7)
+    monkeypatch.setattr("tinylora_tools.core.projection._VALUES", 300)
     assert draw_many(range(50), u, r, stream=stream).tobytes() == expected
 
 
 def test_memory_is_bounded_beside_the_result() -> None:
-    for seeds, u in (([1], 1 << 19), (range(4000), 128)):
+    for seeds, u in (([1], 1 << 19), (range(5000), 128)):
         tracemalloc.start()
         try:
             P = draw_many(seeds, u, 2)

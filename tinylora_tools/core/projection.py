@@ -35,7 +35,10 @@ _WORDS = 624  # of the Mersenne twister's state
 _SHIFT = 397
 #: A word depends on the one 227 places before, and on its neighbour: these can be made at once.
 _STRIDES = ((0, 128), (128, 227), (227, 355), (355, 483), (483, _WORDS - 1), (_WORDS - 1, _WORDS))
-_CHUNK = 1 << 18  # words of state, or of output, at a time: bounds the memory, and the buffers stay in the cache
+# What is made at a time bounds the memory: many modules, since seeding is 623 steps for any number of them, and few
+# values, so that the buffers stay in the cache.
+_MODULES = 2048
+_VALUES = 1 << 16
 
 
 def draw(seed: int, u: int, r: int, *, stream: str = DEFAULT_STREAM) -> Array:
@@ -72,9 +75,8 @@ def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STR
     n = u * r * r
     out = np.empty((len(seeds), n), np.float32)
     low_bits = np.array([seed % 2**32 for seed in seeds], np.uint32)
-    modules = _CHUNK // _WORDS
-    for first in range(0, len(seeds), modules):
-        chunk = slice(first, first + modules)
+    for first in range(0, len(seeds), _MODULES):
+        chunk = slice(first, first + _MODULES)
         if n < 16:
             out[chunk] = _normal_double(low_bits[chunk], n, 1.0 / sqrt(r))
         else:
@@ -208,7 +210,7 @@ def _normal_float(seeds: Array, n: int, std: np.float32, stream: str) -> Array:
     out = np.empty((len(seeds), n), np.float32)
     twister = _Twister(seeds)
     whole = n - n % 16
-    step = max(16, _CHUNK // len(seeds) // 16 * 16)
+    step = max(16, _VALUES // len(seeds) // 16 * 16)
     for first in range(0, whole, step):
         last = min(first + step, whole)
         out[:, first:last] = _box_muller(twister.take(last - first), std, stream).T

@@ -1,6 +1,6 @@
 """Time of `tinylora inspect`, process start included: a small adapter, and a checkpoint of many shards.
 
-    python benchmarks/inspect_sources.py [--runs 7]
+python benchmarks/inspect_sources.py [--runs 7]
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ every_fixture = pytest.mark.parametrize("case", FIXTURES, ids=lambda case: case.
 
 REGIMES = {
     "peft019-shared": "shared-projection",
+    "peft019-scalar": "shared-projection",
     "peft019-seed-only": "shared-projection",
     "peft019-experts": "shared-projection",
     "peft019-two": "seed-plus-other-index",

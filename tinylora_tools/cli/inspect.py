@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import base_option, json_option, located, module_order, module_order_option
-from .terminal import plural, print_json, print_warnings, printable, size
+from .terminal import new_table, plural, print_json, print_table, print_warnings, printable, size
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..ops.inspect_adapter import AdapterReport
     from ..ops.inspect_checkpoint import CheckpointReport
 
@@ -64,15 +62,15 @@ def _render_adapter(report: AdapterReport) -> None:
         "Module order": f"from {report.order_from}" if report.order_from != "unknown" else "unknown",
     }
     _print_facts("TinyLoRA adapter", report.path, facts)
-    contents = _table("Content", "Tensors", "Parameters", "Bytes")
+    contents = new_table("Content", "Tensors", "Parameters", "Bytes")
     for part in report.contents:
         contents.add_row(_CONTENTS[part.part], f"{part.tensors:,}", f"{part.parameters:,}", size(part.bytes))
-    _print(contents)
-    modules = _table("Index", "Group", "Rank", "Shape", "Module", left=("Shape", "Module"))
+    print_table(contents)
+    modules = new_table("Index", "Group", "Rank", "Shape", "Module", left=("Shape", "Module"))
     for row in report.modules:
         place = ("-" if number is None else str(number) for number in (row.index, row.group))
         modules.add_row(*place, str(row.rank), f"{row.out_features} x {row.in_features}", printable(row.name))
-    _print(modules)
+    print_table(modules)
 
 
 _CONTENTS = {
@@ -99,15 +97,15 @@ def _render_checkpoint(report: CheckpointReport) -> None:
         facts["Tied"] = "; ".join(" = ".join(group) for group in report.tied)
     _print_facts("Checkpoint", report.path, facts)
     for title, counts in (("Dtype", report.dtypes), ("Layers", report.layers)):
-        table = _table(title, "Tensors", "Parameters", "Bytes")
+        table = new_table(title, "Tensors", "Parameters", "Bytes")
         for label, count in counts.items():
             table.add_row(label, f"{count.tensors:,}", f"{count.parameters:,}", size(count.bytes))
-        _print(table)
+        print_table(table)
     if len(report.shards) > 1:
-        table = _table("Shard", "Tensors", "Bytes")
+        table = new_table("Shard", "Tensors", "Bytes")
         for shard in report.shards:
             table.add_row(printable(shard.name), f"{shard.tensors:,}", size(shard.bytes))
-        _print(table)
+        print_table(table)
 
 
 def _print_facts(kind: str, path: str, facts: dict[str, str]) -> None:
@@ -116,23 +114,3 @@ def _print_facts(kind: str, path: str, facts: dict[str, str]) -> None:
     width = max(map(len, facts)) + 2
     for label, text in facts.items():
         click.echo(f"  {label:<{width}}{printable(text)}")
-
-
-def _table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for position, name in enumerate((first, *others)):
-        table.add_column(name, justify="left" if name in left or (not position and not left) else "right", no_wrap=True)
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=1000)  # a pipe has no width to fit
-    click.echo()
-    console.print(table)

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what is in an adapter or a checkpoint."),
     "merge": ("merge", "Merge adapters into their base checkpoint."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
+    "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
 
 

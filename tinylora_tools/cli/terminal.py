@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def printable(text: str) -> str:
@@ -44,3 +47,25 @@ def size(count: int) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: `1 group`, `2 groups`, `13 parameters`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def new_table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
+    """A plain table; columns are aligned right but the first, or those in `left`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for position, name in enumerate((first, *others)):
+        table.add_column(name, justify="left" if name in left or (not position and not left) else "right", no_wrap=True)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout, as wide as it needs to be where that is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=1000)  # a pipe has no width to fit
+    click.echo()
+    console.print(table)

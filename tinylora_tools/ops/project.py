@@ -25,7 +25,6 @@ from .model_files import copy_adapter_files, write_file
 from .projections import projections, require_seed
 from .staging import staged_directory, staged_file
 
-
 PREFIX, SUFFIX = "base_model.model.", ".tinylora_P"
 
 

@@ -34,7 +34,7 @@ DEFAULT_SEED = 42
 SEARCH_BEYOND = 1024
 
 #: Streams that a P is looked for in. Others (Arm's, say) differ from these by rounding only, which `_near` allows for.
-_KNOWN_STREAMS = ("torch-cpu-avx2", "torch-cpu-scalar")
+KNOWN_STREAMS = ("torch-cpu-avx2", "torch-cpu-scalar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _search(wanted: Mapping[str, Array], seeds: Sequence[int], first: int) -> di
     u, r, _ = next(iter(wanted.values())).shape
     left = dict(wanted)
     found: dict[str, tuple[int, ...]] = {}
-    for stream in _KNOWN_STREAMS:
+    for stream in KNOWN_STREAMS:
         drawn = projection.draw_many(seeds, u, r, stream=stream)  # (n, u, r, r)
         tables: dict[str, dict[bytes, list[int]]] = {}
         for module, P in list(left.items()):
@@ -130,18 +130,19 @@ def regime(adapter: PeftAdapter, found: Provenance) -> str:
     - "unknown": P isn't stored and the file doesn't say which PEFT wrote it
     """
     if adapter.has_projections:
-        if found.offsets and all(found.offsets.values()):
-            n = len(adapter.modules)
-            own = all(min(offsets) < n for offsets in found.offsets.values()) and (found.order or _ambiguous(found))
-            return "seed-plus-index" if own else "seed-plus-other-index"
+        known = [offsets for offsets in found.offsets.values() if offsets]
+        if 2 * len(known) > len(adapter.modules):  # one that was changed doesn't hide where the others come from
+            return "seed-plus-index" if _are_places(known, len(adapter.modules)) else "seed-plus-other-index"
         return "shared-projection" if found.shared or seed_is_lost(adapter) else "stored-projection"
     if adapter.config is None or adapter.config.peft_version is None:
         return "unknown"
     return "shared-projection" if seed_is_lost(adapter) else "seed-plus-index"
 
 
-def _ambiguous(found: Provenance) -> bool:
-    return any(len(offsets) > 1 for offsets in found.offsets.values())
+def _are_places(offsets: Sequence[tuple[int, ...]], modules: int) -> bool:
+    """Whether offsets can be the places of different modules among so many."""
+    certain = [found[0] for found in offsets if len(found) == 1]
+    return len(set(certain)) == len(certain) and all(min(found) < modules for found in offsets)
 
 
 def seed_is_lost(adapter: PeftAdapter) -> bool:

@@ -1,0 +1,32 @@
+"""How far apart two float32 arrays are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .lowrank import Array
+
+
+class Difference(NamedTuple):
+    """Whether the bits are the same, and the largest distance in units in the last place and in absolute terms."""
+
+    identical: bool
+    max_ulp: int
+    max_abs: float
+
+
+def difference(one: Array, other: Array) -> Difference:
+    """Compare two float32 arrays of the same shape; units are float32's."""
+    if one.tobytes() == other.tobytes():
+        return Difference(True, 0, 0.0)
+    steps = np.abs(_ordered(one) - _ordered(other))
+    return Difference(False, int(steps.max()), float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)))))
+
+
+def _ordered(values: Array) -> Array:
+    """Integers that count float32 numbers in their order, through zero."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+    result: Array = np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
+    return result

@@ -391,15 +391,16 @@ def test_wrong_usage_is_2(tinylora: Run) -> None:
     assert tinylora("merge", adapter, "-o", "x", "--dtype", "int8").code == 2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int) -> None:
+def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int, threads: int) -> None:
     """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
     case = fixture("peft020-tiny")
     slow = (
         "import time, sys; from tinylora_tools.ops import merge_write as w; from tinylora_tools.cli import main\n"
         "real = w._TensorJob.run\n"
-        "def run(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
-        "w._TensorJob.run = run; sys.argv[0] = 'tinylora'; main()"
+        "def slow(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
+        "w._TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"
     )
     command = [
         sys.executable,
@@ -412,7 +413,7 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
         "-o",
         tmp_path / "o",
         "--threads",
-        "1",
+        threads,
     ]
     process = subprocess.Popen(
         [str(part) for part in command],

@@ -37,11 +37,11 @@ BLOCK_ELEMENTS = 450_000
 #: Blocks that one task sums: each handing over between threads costs as much as a small one.
 TASK_BLOCKS = 4
 
-#: Bytes that one task copies: progress shows, and an interrupt is heard, between tasks.
-COPY_BYTES = 64 << 20
+#: Bytes that one task copies. The file is locked meanwhile, and the sums of other threads wait to be written.
+COPY_BYTES = 8 << 20
 
 #: Bytes after which a file is sent to the disk, while the next are computed.
-FLUSH_BYTES = 128 << 20
+FLUSH_BYTES = 64 << 20
 
 _flush = getattr(os, "fdatasync", os.fsync)
 

@@ -181,7 +181,7 @@ def collect_family(family: str) -> dict[str, Any]:
     names, bare = classes(family)
     for name in names:
         leave_uninitialised(getattr(transformers, name))
-    lists, stored, fused, ties = [], {}, set(), {}
+    lists, stored, fused, ties, scaled = [], {}, set(), {}, set()
     prefix, default = "", None
     for config in configurations(family):
         for name in names:
@@ -191,6 +191,7 @@ def collect_family(family: str) -> dict[str, Any]:
                 model = model_class(config)
             prefix = model_class.base_model_prefix or prefix
             lists.append({generalised(n): kind for n, m in model.named_modules() if (kind := kind_of(m))})
+            scaled |= {generalised(n) for n, m in model.named_modules() if kind_of(m) == "E" and is_scaled(m)}
     first = next(configurations(family))
     default = bool(getattr(type(first)(), "tie_word_embeddings", False))
     for config in configurations(family):
@@ -215,6 +216,7 @@ def collect_family(family: str) -> dict[str, Any]:
         "leaves": leaves_in_order(lists, family),
         "stored": {p: k for p, k in sorted(stored.items()) if p != k},
         "fused": sorted(fused - stored.keys()),
+        "scaled": sorted(scaled),
         "ties": ties,
     }
 
@@ -227,6 +229,13 @@ def kind_of(module: Any) -> str | None:
     if isinstance(module, nn.Embedding):
         return "E"
     return "L" if isinstance(module, nn.Linear) else "C" if isinstance(module, Conv1D) else None
+
+
+def is_scaled(embedding: Any) -> bool:
+    """Whether an embedding multiplies what it looks up by a number of its own, as Gemma 3's does: a buffer there (whose
+    value a meta device doesn't have), a number that may be 1 in BART's."""
+    scale = getattr(embedding, "scalar_embed_scale", getattr(embedding, "embed_scale", 1.0))
+    return not isinstance(scale, float | int) or scale != 1.0
 
 
 def leave_uninitialised(model_class: Any) -> None:
@@ -341,7 +350,7 @@ def merge(inputs: list[Path]) -> None:
             "classes": sorted({name for data in of_release.values() for name in data["classes"]}),
             "ties": agreed_ties([data["ties"] for data in of_release.values()]),
             "generations": {
-                release: {key: data[key] for key in ("leaves", "stored", "fused")}
+                release: {key: data[key] for key in ("leaves", "stored", "fused", "scaled")}
                 for release, data in of_release.items()
             },
         }

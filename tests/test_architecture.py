@@ -106,6 +106,11 @@ def test_renames_and_prefixes() -> None:
     assert mixtral.kind("model.layers.0.block_sparse_moe.experts.7.w1") == "Linear"
 
 
+def test_scaled_embeddings() -> None:
+    known = {f: architecture.from_config({"model_type": f}) for f in ("gemma3_text", "gemma", "qwen2", "bart")}
+    assert [found.scaled("model.embed_tokens") for found in known.values() if found] == [True, None, False, False]
+
+
 def test_both_generations_of_names_sort() -> None:
     mixtral = architecture.from_class_name("MixtralForCausalLM")
     assert mixtral is not None

@@ -40,6 +40,7 @@ class _Generation:
         self.kinds = {leaf[2:]: _KINDS[leaf[0]] for leaf in data["leaves"]}
         self.stored: Mapping[str, str] = data["stored"]
         self.fused = frozenset(data["fused"])
+        self.scaled = frozenset(data["scaled"])
         self._rank: dict[str, int] = {}
         for pattern in self.kinds:  # in depth-first order: so a path's first leaf tells its rank among its siblings
             parts = pattern.split(".")
@@ -116,6 +117,13 @@ class Architecture:
         """Whether the parameter is several stored tensors in one, as transformers 5 holds experts."""
         pattern = generalised(parameter)
         return any(pattern in generation.fused for generation in self._generations)
+
+    def scaled(self, module: str) -> bool | None:
+        """Whether an embedding multiplies what it looks up by sqrt(hidden_size) itself; None where that depends on the
+        release of transformers."""
+        pattern = generalised(module)
+        found = {pattern in g.scaled for g in self._generations if pattern in g.kinds}
+        return None if len(found) > 1 else found == {True}
 
     def ties(self, parameter: str) -> Tie | None:
         """The group that a parameter, by its name in the model, is tied in."""

@@ -153,7 +153,8 @@ def test_what_the_installed_peft_writes(
 ) -> None:
     """Made on the fly: eleven layers, so that names don't sort in order, with groups of every size."""
     settings = {**recipe._DECODER, "num_hidden_layers": 11, "hidden_size": 16, "intermediate_size": 24}
-    base = recipe.Base("LlamaForCausalLM", settings, "bf16")
+    model_class, dtype = ("LlamaForCausalLM", "bf16") if save_projection else ("Qwen2ForCausalLM", "fp32")
+    base = recipe.Base(model_class, settings, dtype)
     recipe.make_base(base, tmp_path / "base")
     config = {"r": r, "u": u, "weight_tying": weight_tying, "save_projection": save_projection}
     case = recipe.Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fixture_data import MERGEABLE, Fixture, fixture, tensors
+from fixture_data import MERGEABLE, ROOT, Fixture, fixture, tensors
 
 from tinylora_tools.architecture import from_config
 from tinylora_tools.formats.checkpoint import read_checkpoint
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.ops.merge import MergeOptions, merge
+
+sys.path.insert(0, str(ROOT))
+import recipe
 
 every_fixture = pytest.mark.parametrize("case", MERGEABLE, ids=lambda case: case.name)
 Array = np.ndarray[Any, Any]
@@ -218,3 +222,20 @@ def test_reports_what_rounding_leaves(tmp_path: Path) -> None:
             assert by_name[row["name"]].delta_error == pytest.approx(expected, rel=1e-3)
         assert report.delta_error == pytest.approx(np.sqrt(errors / norms), rel=1e-3)
         assert any("--dtype float32" in warning for warning in report.warnings) == (report.delta_error > 0.5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_embedding_that_scales_itself(tmp_path: Path) -> None:
+    """Gemma 3's: PEFT's forward pass adds the update behind the scale, so the merge adds it divided by that."""
+    settings = {**recipe._DECODER, "head_dim": 8, "sliding_window": 16}
+    base = recipe.Base("Gemma3ForCausalLM", settings)
+    recipe.make_base(base, tmp_path / "base")
+    case = recipe.Case("", "base", {"r": 2, "u": 5, "target_modules": ["embed_tokens", "q_proj"]}, "", task="CAUSAL_LM")
+    recipe.make_adapter(case, base, tmp_path / "base", tmp_path / "made", "base")
+    made = Fixture(tmp_path / "made")
+    merge([made.adapter], tmp_path / "out", tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(made.live["input.input_ids"])).logits.numpy()
+    expected = made.live["logits"]
+    assert np.max(np.abs(logits - expected)) <= 2e-4 * np.max(np.abs(expected))

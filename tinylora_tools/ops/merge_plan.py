@@ -20,7 +20,7 @@ from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import SAFETENSORS_INDEX, Checkpoint
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import SafetensorsFile, build_header
-from ..formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo
+from ..formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
 from ..formats.torch_file import TorchFile
 from .base_check import OTHER_WEIGHT
 from .load import LoadedAdapter, problems
@@ -144,7 +144,7 @@ def plan_merge(
     changes: dict[str, _Change] = {}
     for loaded, scale in adapters:
         _check(loaded)
-        _gather_updates(loaded, scale, names, changes)
+        _gather_updates(loaded, scale, names, changes, warnings)
         _gather_replacements(loaded.adapter, scale, names, changes, warnings)
     settled = _settle(base, changes, share=tied == "share")
     files = tuple(_layout(base, names, number, settled, dtype) for number in range(len(base.shards)))
@@ -180,7 +180,9 @@ def _check(loaded: LoadedAdapter) -> None:
             )
 
 
-def _gather_updates(loaded: LoadedAdapter, scale: float, names: BaseNames, changes: dict[str, _Change]) -> None:
+def _gather_updates(
+    loaded: LoadedAdapter, scale: float, names: BaseNames, changes: dict[str, _Change], warnings: list[str]
+) -> None:
     adapter, numbering = loaded.adapter, loaded.numbering
     if not adapter.has_projections:
         require_seed(adapter)  # where the seed is lost, knowing the order wouldn't help
@@ -193,9 +195,25 @@ def _gather_updates(loaded: LoadedAdapter, scale: float, names: BaseNames, chang
         change = changes.setdefault(parameter, _Change(names.group(parameter)))
         refuse_packed(names.base, change.group.stored)
         R = projected(vectors[numbering.group[module]], drawn[module]) * scale  # (r, r)
+        R = R / _embedding_scale(names, module, change.group.stored, warnings)
         expected = (parts.out_features, parts.in_features)
         transposed = _is_transposed(names, adapter, module, expected, change.group.stored)
         change.updates.append(Update(adapter, module, R, transposed))
+
+
+def _embedding_scale(names: BaseNames, module: str, key: str, warnings: list[str]) -> float:
+    """What an embedding multiplies its weight by when it looks it up: PEFT adds the update behind that."""
+    scaled = names.architecture.scaled(module) if names.architecture else False
+    size = (names.base.config or {}).get("hidden_size")
+    if scaled is None:
+        warnings.append(
+            f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
+            "behind that, and by the model under 4. The merge is that of an adapter trained under 4"
+        )
+    if not scaled or not isinstance(size, int):
+        return 1.0
+    dtype = numpy_dtype(names.base.info(key).dtype)  # the scale is rounded to the weight's
+    return float(np.sqrt(float(size)).astype(np.float32).astype(dtype))
 
 
 def _is_transposed(names: BaseNames, adapter: PeftAdapter, module: str, expected: tuple[int, int], key: str) -> bool:

@@ -20,7 +20,8 @@ from ..formats.tensors import FLOAT_NAMES
 from ..sources import HUB_PREFIX
 from .base_check import OTHER_WEIGHT, moved_above
 from .load import LoadedAdapter, load_adapter, named_base, unsaved_bias
-from .merge_plan import MergePlan, plan_merge
+from .merge_model import MergePlan
+from .merge_plan import plan_merge
 from .merge_write import MakeAdder, MergeWriter, TensorResult
 from .model_files import copy_model_files, model_card, write_file
 from .progress import NoProgress, Progress

@@ -28,7 +28,7 @@ from ..errors import MismatchError
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
 from .file_copy import copy_range, read_into, write_all
-from .merge_plan import Outcome, OutputFile, Update
+from .merge_model import Outcome, OutputFile, Update
 from .progress import Progress
 
 #: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.

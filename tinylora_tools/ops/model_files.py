@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..formats.peft_adapter import PeftAdapter
-from .merge_plan import MergePlan
+from .merge_model import MergePlan
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
 _WEIGHTS = (

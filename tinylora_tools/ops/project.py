@@ -20,7 +20,7 @@ from ..formats.peft_config import CONFIG_NAME
 from ..formats.safetensors_file import write_file as write_safetensors
 from ..formats.tensors import numpy_dtype
 from .load import load_adapter
-from .merge_plan import DTYPES
+from .merge_model import DTYPES
 from .model_files import copy_adapter_files, write_file
 from .projections import projections, require_seed
 from .staging import staged_directory, staged_file

@@ -1,3 +1,3 @@
-"""Inspect, merge, verify and convert TinyLoRA adapters (arXiv:2602.04118)."""
+"""Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118)."""
 
 __version__ = "0.1.0"

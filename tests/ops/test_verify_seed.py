@@ -111,6 +111,27 @@ def test_merged_bytes_are_compared(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert not verify_seed(case.adapter, base=case.base).ok
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_small_p_are_ambiguous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """u = r = 1 in bfloat16: different seeds draw the same number. With an order all is known, without it isn't."""
+    sys.path.insert(0, str(ROOT))
+    import recipe
+
+    base = ROOT / "bases" / "qwen2-bf16"
+    case = recipe.Case(
+        "", "", {"r": 1, "u": 1, "target_modules": "all-linear", "projection_seed": 1}, "", task="CAUSAL_LM"
+    )
+    recipe.make_adapter(case, recipe.BASES["qwen2-bf16"], base, tmp_path / "made", "nowhere")
+    monkeypatch.chdir(tmp_path)
+    order = [row["name"] for row in Fixture(tmp_path / "made").modules]
+    for module_order in (order, None):
+        report = verify_seed(tmp_path / "made" / "adapter", module_order=module_order)
+        assert report.ok
+        assert report.adapter is not None
+        assert (report.adapter.regime, report.adapter.matched) == ("seed-plus-index", 84)
+        assert "ambiguous: several seeds draw the P of" in report.checks[-1].note
+
+
 def test_an_unknown_p(tmp_path: Path) -> None:
     case = fixture("peft021-scalar")
     shutil.copytree(case.adapter, tmp_path / "a")

@@ -48,7 +48,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="tinylora", message="%(prog)s %(version)s")
 def group() -> None:
-    """Inspect and merge TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
+    """Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
 
     Every command reads local paths, or Hub repositories written hf://owner/name[@revision].
     """

@@ -68,7 +68,7 @@ def verify_adapter(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerd
     else:
         places = _places(loaded, kind)
     verdict, checks = _compare(kind, seed, offset, stored, places)
-    return verdict, [*checks, *_order_checks(loaded)]
+    return verdict, [*checks, *_order_checks(loaded), *_ambiguities(loaded)]
 
 
 def _places(loaded: LoadedAdapter, kind: str) -> dict[str, int | None]:
@@ -76,7 +76,8 @@ def _places(loaded: LoadedAdapter, kind: str) -> dict[str, int | None]:
     found, index = loaded.provenance.offsets, loaded.numbering.index
     if kind == "seed-plus-index" and index is not None:
         return {module: index[module] for module in loaded.adapter.modules}
-    places = {m: found[m][0] if len(found.get(m, ())) == 1 else None for m in loaded.adapter.modules}
+    # Of several offsets each draws this very P: the first is as good as any.
+    places = {m: found[m][0] if found.get(m) else None for m in loaded.adapter.modules}
     left = set(range(len(places))) - {place for place in places.values() if place is not None}
     unknown = [module for module, place in places.items() if place is None]
     if len(left) == len(unknown) == 1:  # one module was changed: the others leave one place for it
@@ -142,6 +143,15 @@ def _order_checks(loaded: LoadedAdapter) -> list[Check]:
     agrees = loaded.numbering.source == "architecture"
     note = f"the order of {loaded.architecture.model_type}" if agrees else str(loaded.numbering.doubts[0])
     return [Check("module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note)]
+
+
+def _ambiguities(loaded: LoadedAdapter) -> list[Check]:
+    """Whether some P are too small to tell which seed drew them, as those of u = r = 1 are."""
+    several = [module for module, offsets in loaded.provenance.offsets.items() if len(offsets) > 1]
+    if not several:
+        return []
+    note = f"ambiguous: several seeds draw the P of {len(several)} modules, such as {several[0]}"
+    return [Check("seeds", "cpu", None, ok=True, identical=None, max_ulp=None, max_abs=None, note=note)]
 
 
 def shared_offsets(stored: Mapping[str, Array], seed: int) -> tuple[list[int], Mapping[str, Array]]:

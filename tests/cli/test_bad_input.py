@@ -398,9 +398,9 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     case = fixture("peft020-tiny")
     slow = (
         "import time, sys; from tinylora_tools.ops import merge_write as w; from tinylora_tools.cli import main\n"
-        "real = w._TensorJob.run\n"
+        "real = w.TensorJob.run\n"
         "def slow(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
-        "w._TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"
+        "w.TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"
     )
     command = [
         sys.executable,

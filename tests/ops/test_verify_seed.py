@@ -16,10 +16,10 @@ import pytest
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
-from tinylora_tools.core.compare import difference
+from tinylora_tools.core.compare import difference, digest
 from tinylora_tools.errors import FormatError, TinyLoraError, UndeterminedError
 from tinylora_tools.ops.merge import merge
-from tinylora_tools.ops.project import digest, project_adapter, project_seeds
+from tinylora_tools.ops.project import project_adapter, project_seeds
 from tinylora_tools.ops.verify_seed import verify_seed
 
 on_x86_linux = pytest.mark.skipif(

@@ -1,7 +1,8 @@
-"""How far apart two float32 arrays are."""
+"""Whether arrays are the same, and how far apart two float32 ones are."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -30,3 +31,9 @@ def _ordered(values: Array) -> Array:
     bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
     result: Array = np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
     return result
+
+
+def digest(values: Array) -> str:
+    """sha256 of an array's bytes, little-endian, in C order."""
+    plain = values if values.dtype.byteorder != ">" else values.astype(values.dtype.newbyteorder("<"))
+    return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..core.compare import digest
 from ..errors import FormatError
 from ..formats.json_file import read_object
 from .staging import staged_file
-from .verify_machine import Check, digest, golden
+from .verify_machine import Check, golden
 
 FORMAT, VERSION = "tinylora-golden", 1
 

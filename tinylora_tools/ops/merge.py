@@ -22,7 +22,8 @@ from .base_check import OTHER_WEIGHT, moved_above
 from .load import LoadedAdapter, load_adapter, named_base, unsaved_bias
 from .merge_model import MergePlan
 from .merge_plan import plan_merge
-from .merge_write import MakeAdder, MergeWriter, TensorResult
+from .merge_tensor import TensorResult
+from .merge_write import MakeAdder, MergeWriter
 from .model_files import copy_model_files, model_card, write_file
 from .progress import NoProgress, Progress
 from .staging import check_output, staged_directory

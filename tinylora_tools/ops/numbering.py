@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..architecture import Architecture
-from ..core.tying import group_count, group_of
+from ..core.tying import group_of
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import PeftAdapter
 from .projections import Provenance
@@ -182,11 +182,6 @@ def _possible_groups(
         if not found.shared:
             possible.append(groups)
     return possible or [own]
-
-
-def expected_groups(adapter: PeftAdapter) -> int | None:
-    """How many vectors the configuration makes for the adapter's modules."""
-    return None if adapter.config is None else group_count(len(adapter.modules), adapter.config.weight_tying)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
 from ..core import projection
-from ..core.lowrank import Array
+from ..core.compare import digest
 from ..formats.json_file import read_object
 from ..formats.peft_adapter import WEIGHTS_NAMES
 from ..formats.peft_config import CONFIG_NAME
@@ -46,12 +43,6 @@ class ProjectReport:
     dtype: str
     output: str | None
     tensors: list[DrawnTensor]
-
-
-def digest(P: Array) -> str:
-    """sha256 of an array's bytes, little-endian, in C order."""
-    plain = P if P.dtype.byteorder != ">" else P.astype(P.dtype.newbyteorder("<"))
-    return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()
 
 
 def project_seeds(

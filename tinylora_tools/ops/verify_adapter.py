@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core import projection
-from ..core.compare import Difference, difference
+from ..core.compare import Difference, difference, digest
 from ..core.lowrank import Array, left_factor, projected, squared_norm, training_dtype
 from ..errors import UndeterminedError
 from .load import LoadedAdapter
 from .projections import DEFAULT_SEED, KNOWN_STREAMS, projections, regime, seed_is_lost
-from .verify_machine import Check, digest
+from .verify_machine import Check
 
 #: PEFT 0.19 adds hash(adapter name) % 10000 to the seed.
 HASHED_OFFSETS = 10_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 
 from ..core import projection
 from ..core.block_sum import NumpyBlockAdder
-from ..core.compare import difference
+from ..core.compare import difference, digest
 from ..core.lowrank import Array
 from ..errors import TinyLoraError
 
@@ -52,11 +51,6 @@ class Check:
     max_abs: float | None
     note: str = ""
     digest: str | None = None
-
-
-def digest(values: Array) -> str:
-    """sha256 of an array's little-endian bytes."""
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 @lru_cache(maxsize=1)

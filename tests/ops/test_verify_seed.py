@@ -132,6 +132,25 @@ def test_small_p_are_ambiguous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "ambiguous: several seeds draw the P of" in report.checks[-1].note
 
 
+def test_a_seed_with_another_rounding(tmp_path: Path) -> None:
+    """P as its seed draws it, but not rounded to bfloat16 as the factors are: PEFT doesn't write that."""
+    from tinylora_tools.core.projection import draw
+
+    case = fixture("peft021-layers")
+    shutil.copytree(case.adapter, tmp_path / "a")
+    tensors = dict(load_file(tmp_path / "a" / "adapter_model.safetensors"))
+    for index, row in enumerate(case.modules):
+        tensors[f"base_model.model.{row['name']}.tinylora_P"] = draw(42 + index, 3, 2)
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors", metadata={"format": "pt"})
+    report = verify_seed(tmp_path / "a")
+    assert report.adapter is not None
+    assert (report.adapter.regime, report.adapter.dtype, report.adapter.matched) == ("seed-plus-index", "float32", 6)
+    assert not report.ok
+    wrong = next(check for check in report.checks if not check.ok)
+    assert wrong.name == "rounding"
+    assert "(bfloat16)" in wrong.note
+
+
 def test_an_unknown_p(tmp_path: Path) -> None:
     case = fixture("peft021-scalar")
     shutil.copytree(case.adapter, tmp_path / "a")

@@ -68,7 +68,7 @@ def verify_adapter(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerd
     else:
         places = _places(loaded, kind)
     verdict, checks = _compare(kind, seed, offset, stored, places)
-    return verdict, [*checks, *_order_checks(loaded), *_ambiguities(loaded)]
+    return verdict, [*checks, *_order_checks(loaded), *_ambiguities(loaded), *_roundings(loaded, stored)]
 
 
 def _places(loaded: LoadedAdapter, kind: str) -> dict[str, int | None]:
@@ -152,6 +152,22 @@ def _ambiguities(loaded: LoadedAdapter) -> list[Check]:
         return []
     note = f"ambiguous: several seeds draw the P of {len(several)} modules, such as {several[0]}"
     return [Check("seeds", "cpu", None, ok=True, identical=None, max_ulp=None, max_abs=None, note=note)]
+
+
+def _roundings(loaded: LoadedAdapter, stored: Mapping[str, Array]) -> list[Check]:
+    """Whether P is rounded as the factors are: PEFT rounds both to the dtype of the weight. Small P of one dtype may be
+    numbers of a narrower one; wider than the factors they can't be."""
+    adapter, wider = loaded.adapter, []
+    for module, P in stored.items():
+        if training_dtype(P) == "float32":
+            parts = adapter.modules[module]
+            factors = training_dtype(adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
+            if factors != "float32":
+                wider.append(f"{module} ({factors})")
+    if not wider:
+        return []
+    note = f"the P of {len(wider)} modules is float32, their factors are rounded: {wider[0]}; PEFT rounds both alike"
+    return [Check("rounding", "cpu", None, ok=False, identical=None, max_ulp=None, max_abs=None, note=note)]
 
 
 def shared_offsets(stored: Mapping[str, Array], seed: int) -> tuple[list[int], Mapping[str, Array]]:

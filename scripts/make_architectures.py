@@ -182,6 +182,8 @@ def collect_family(family: str) -> dict[str, Any]:
     for name in names:
         leave_uninitialised(getattr(transformers, name))
     lists, stored, fused, ties, scaled = [], {}, set(), {}, set()
+    patterns: dict[str, set[str]] = {name: set() for name in names}
+    outputs: dict[str, str] = {}
     prefix, default = "", None
     for config in configurations(family):
         for name in names:
@@ -191,6 +193,9 @@ def collect_family(family: str) -> dict[str, Any]:
                 model = model_class(config)
             prefix = model_class.base_model_prefix or prefix
             lists.append({generalised(n): kind for n, m in model.named_modules() if (kind := kind_of(m))})
+            patterns[name] |= lists[-1].keys()
+            if (head := model.get_output_embeddings()) is not None:
+                outputs[name] = next(n for n, m in model.named_modules() if m is head)
             scaled |= {generalised(n) for n, m in model.named_modules() if kind_of(m) == "E" and is_scaled(m)}
     first = next(configurations(family))
     default = bool(getattr(type(first)(), "tie_word_embeddings", False))
@@ -208,17 +213,31 @@ def collect_family(family: str) -> dict[str, Any]:
             groups = tied_groups(model_class, config)
             if groups and name not in ties:
                 ties[name] = groups
+    leaves = leaves_in_order(lists, family)
     return {
         "bare": bare,
         "classes": names,
         "prefix": prefix,
         "tied_by_default": default,
-        "leaves": leaves_in_order(lists, family),
+        "leaves": leaves,
+        "leaves_of": {name: as_ranges([i for i, leaf in enumerate(leaves) if leaf[2:] in patterns[name]]) for name in names},
+        "outputs": outputs,
         "stored": {p: k for p, k in sorted(stored.items()) if p != k},
         "fused": sorted(fused - stored.keys()),
         "scaled": sorted(scaled),
         "ties": ties,
     }
+
+
+def as_ranges(numbers: list[int]) -> str:
+    """Ascending numbers as text: `0-7 12`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return " ".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
 
 
 def kind_of(module: Any) -> str | None:
@@ -350,7 +369,7 @@ def merge(inputs: list[Path]) -> None:
             "classes": sorted({name for data in of_release.values() for name in data["classes"]}),
             "ties": agreed_ties([data["ties"] for data in of_release.values()]),
             "generations": {
-                release: {key: data[key] for key in ("leaves", "stored", "fused", "scaled")}
+                release: {key: data[key] for key in ("leaves", "leaves_of", "outputs", "stored", "fused", "scaled")}
                 for release, data in of_release.items()
             },
         }

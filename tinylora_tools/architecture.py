@@ -19,6 +19,14 @@ from typing import Any
 from .errors import UndeterminedError
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+#: What the classes that PEFT's task types ask for end in.
+_TASK_CLASSES = {
+    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel"),
+    "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
+    "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification"),
+    "TOKEN_CLS": ("ForTokenClassification",),
+    "QUESTION_ANS": ("ForQuestionAnswering",),
+}
 _KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}
 
 
@@ -32,8 +40,12 @@ class Tie:
     optional: bool
 
 
-class _Generation:
-    """A family's modules as one release of transformers has them."""
+class Generation:
+    """A family's modules as one release of transformers has them.
+
+    `kinds` maps each pattern to its type, in named_modules() order; `stored` parameter patterns to those they are saved
+    under, where these differ; `outputs` a class to its output embedding, if it has one.
+    """
 
     def __init__(self, release: str, data: Mapping[str, Any]) -> None:
         self.release = release
@@ -41,11 +53,25 @@ class _Generation:
         self.stored: Mapping[str, str] = data["stored"]
         self.fused = frozenset(data["fused"])
         self.scaled = frozenset(data["scaled"])
+        self.outputs: Mapping[str, str] = data["outputs"]
+        self._leaves_of: Mapping[str, str] = data["leaves_of"]
         self._rank: dict[str, int] = {}
         for pattern in self.kinds:  # in depth-first order: so a path's first leaf tells its rank among its siblings
             parts = pattern.split(".")
             for depth in range(1, len(parts) + 1):
                 self._rank.setdefault(".".join(parts[:depth]), len(self._rank))
+
+    def __contains__(self, class_name: object) -> bool:
+        return class_name in self._leaves_of
+
+    def leaves_of(self, class_name: str) -> frozenset[str]:
+        """The patterns of the modules that a class has, in one shape or another."""
+        patterns = list(self.kinds)
+        found: set[str] = set()
+        for part in self._leaves_of[class_name].split():
+            first, _, last = part.partition("-")
+            found.update(patterns[int(first) : int(last or first) + 1])
+        return frozenset(found)
 
     def sort_key(self, module: str) -> tuple[tuple[int, int], ...]:
         """Each step's rank among its siblings, and its number: `layers.2` comes before `layers.10`."""
@@ -65,7 +91,7 @@ class Architecture:
     base_model_prefix: str
     tied_by_default: bool
     transformers: tuple[str, ...]
-    _generations: tuple[_Generation, ...]
+    _generations: tuple[Generation, ...]
     _ties: tuple[Tie, ...]
 
     def sort_modules(self, modules: Iterable[str]) -> list[str]:
@@ -97,6 +123,26 @@ class Architecture:
                     hint="Say with --module-order FILE which order the adapter was trained with.",
                 )
         return orders[0]
+
+    def generation(self, release: str | None = None) -> Generation:
+        """The class's family as a major release of transformers has it ("4" or "5"), or as the newest that knows it.
+
+        Raises
+        ------
+        UndeterminedError
+            If none has such a class, or no class is named.
+        """
+        for generation in self._generations:
+            if self.class_name in generation and generation.release.startswith(release or ""):
+                return generation
+        what = f"transformers {release or ''}".rstrip() + f" has no class {self.class_name!r} of {self.model_type}"
+        if not self.class_name:
+            what = f"no class of {self.model_type} is named, which would tell its modules"
+        raise UndeterminedError(what, hint="Name the class in the base's config.json, under architectures.")
+
+    @property
+    def all_ties(self) -> tuple[Tie, ...]:
+        return self._ties
 
     def kind(self, module: str) -> str | None:
         """ "Linear", "Conv1D" or "Embedding"; None for a module that isn't known to be one."""
@@ -143,6 +189,18 @@ def _renamed(parameter: str, stored: Mapping[str, str]) -> str | None:
     return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
 
 
+def for_task(architecture: Architecture, task_type: str) -> Architecture | None:
+    """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none."""
+    family = _data()["families"][architecture.model_type]
+    if task_type == "FEATURE_EXTRACTION":
+        return _architecture(architecture.model_type, family["bare"])
+    endings = _TASK_CLASSES[task_type]
+    if architecture.class_name.endswith(endings):
+        return architecture
+    name = next((name for ending in endings for name in family["classes"] if name.endswith(ending)), None)
+    return _architecture(architecture.model_type, name) if name else None
+
+
 def known_model_types() -> list[str]:
     """Every `model_type` in the data."""
     return sorted(_data()["families"])
@@ -182,7 +240,7 @@ def _architecture(model_type: str, class_name: str) -> Architecture:
         base_model_prefix=family["prefix"],
         tied_by_default=family["tied_by_default"],
         transformers=tuple(_data()["transformers"]),
-        _generations=tuple(_Generation(release, data) for release, data in family["generations"].items()),
+        _generations=tuple(Generation(release, data) for release, data in family["generations"].items()),
         _ties=_ties_of(family, class_name),
     )
 

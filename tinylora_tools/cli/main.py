@@ -22,6 +22,7 @@ from .terminal import printable
 COMMANDS = {
     "inspect": ("inspect", "Show what is in an adapter or a checkpoint."),
     "merge": ("merge", "Merge adapters into their base checkpoint."),
+    "count": ("count", "Count what an adapter of a base would train and store."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..ops.new_adapter import Settings
+    from ..ops.selection import Targets
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -47,3 +51,110 @@ def module_order(file: str | None) -> tuple[str, ...] | None:
     from ..sources import locate
 
     return tuple(read_module_order(locate(file)))
+
+
+def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which modules are meant, by PEFT's rules."""
+    for option in reversed(_TARGET_OPTIONS):
+        function = option(function)
+    return function
+
+
+_TARGET_OPTIONS: tuple[Decorator, ...] = (
+    click.option(
+        "--target-modules",
+        metavar="TARGETS",
+        help="Names or ends of names with commas between them, a regular expression (it holds one of *+?()[]{}|^$\\), or "
+        "all-linear. Default: what PEFT targets in this type of model.",
+    ),
+    click.option("--layers-to-transform", metavar="N,...", help="Only these layers, of targets given by name."),
+    click.option("--layers-pattern", metavar="NAME,...", help="The list that holds the layers, such as layers or h."),
+    click.option(
+        "--task-type",
+        type=click.Choice(
+            ["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"],
+            case_sensitive=False,
+        ),
+        help="Which class of the model is adapted. Default: the one that the base's config.json names.",
+    ),
+    click.option("--modules-to-save", metavar="NAME,...", help="Modules that are trained and saved whole."),
+    click.option(
+        "--transformers",
+        "release",
+        type=click.Choice(["4", "5"]),
+        help="The generation of transformers whose module names count. Default: the newest.",
+    ),
+    module_order_option,
+)
+
+
+def adapter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """TinyLoraConfig's fields, with PEFT's defaults."""
+    for option in reversed((*_ADAPTER_OPTIONS, *_TARGET_OPTIONS)):
+        function = option(function)
+    return function
+
+
+rank_option: Decorator = click.option("-r", "rank", type=int, default=2, show_default=True, help="Singular triplets.")
+
+_ADAPTER_OPTIONS: tuple[Decorator, ...] = (
+    rank_option,
+    click.option("-u", "proj_dim", type=int, default=64, show_default=True, help="Trained numbers a group."),
+    click.option("--weight-tying", type=float, default=0.0, show_default=True, help="0: a vector each; 1: one for all."),
+    click.option("--projection-seed", type=int, default=42, show_default=True),
+    click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
+    click.option("--init-v-bound", type=float, default=0.02, show_default=True, help="Bound of --init-weights uniform."),
+    click.option("--tinylora-dropout", "dropout", type=float, default=0.0, show_default=True),
+    click.option(
+        "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."
+    ),
+    click.option(
+        "--bias", type=click.Choice(["none", "all", "tinylora_only"]), default="none", show_default=True,
+        help="Biases that are trained along.",
+    ),
+    click.option(
+        "--init-weights", type=click.Choice(["true", "uniform", "false"]), default="true", show_default=True,
+        help="v: zeros, random within the bound, or (in PEFT) uninitialised.",
+    ),
+)  # fmt: skip
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """A comma list as a tuple, without empty parts."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def targets_of(given: dict[str, Any]) -> Targets:
+    """The targets that `target_options` were given; takes its values out of `given`."""
+    from ..errors import FormatError
+    from ..ops.selection import Targets, parse_targets
+
+    text, layers = given.pop("target_modules"), given.pop("layers_to_transform")
+    task = given.pop("task_type")
+    try:
+        numbers = tuple(int(part) for part in names(layers))
+    except ValueError:
+        raise FormatError(f"--layers-to-transform is {layers!r}, expected layer numbers such as 0,1,2") from None
+    return Targets(
+        modules=None if text is None else parse_targets(text),
+        modules_to_save=names(given.pop("modules_to_save")),
+        layers_to_transform=numbers,
+        layers_pattern=names(given.pop("layers_pattern")),
+        task_type=task.upper() if task else None,
+    )
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """The settings that `adapter_options` were given; takes their values out of `given`."""
+    from ..ops.new_adapter import Settings
+
+    weights = {"true": True, "false": False}
+    init = given.pop("init_weights")
+    own = ("rank", "proj_dim", "weight_tying", "projection_seed", "save_projection", "init_v_bound", "dropout")
+    return Settings(
+        targets=targets_of(given),
+        init_weights=weights.get(init, init),
+        fan_in_fan_out=given.pop("fan_in_fan_out"),
+        bias=given.pop("bias"),
+        **{name: given.pop(name) for name in own},
+    )

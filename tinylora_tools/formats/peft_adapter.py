@@ -109,6 +109,21 @@ class PeftAdapter:
         return all(factors.P is not None for factors in self.modules.values())
 
 
+def factor_key(module: str, part: str) -> str:
+    """The key of a module's "A", "B" or "P"."""
+    return f"base_model.model.{module}.tinylora_{part}"
+
+
+def vector_key(group: int) -> str:
+    """The key of a group's v."""
+    return f"base_model.tinylora_v.{group}"
+
+
+def base_key(module: str, parameter: str, *, wrapped: bool) -> str:
+    """The key of a parameter of the base that the adapter brings whole; `wrapped` says that its module is targeted."""
+    return ".".join(("base_model.model", *([module] if module else []), *(["base_layer"] if wrapped else []), parameter))
+
+
 def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether a file's names are those of a TinyLoRA adapter."""
     return any(_FACTOR.fullmatch(name) or _VECTOR.fullmatch(name) for name in tensors)

@@ -1,0 +1,92 @@
+"""`tinylora count`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import adapter_options, json_option, located, module_order, settings_of
+from .terminal import new_table, plural, print_json, print_table, print_warnings, printable, size
+
+if TYPE_CHECKING:
+    from ..ops.count import CountReport
+
+
+@click.command("count")
+@click.argument("base", metavar="BASE")
+@adapter_options
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="List the settings of u and weight tying that train at most N parameters.",
+)
+@json_option
+def command(base: str, budget: int | None, release: str | None, module_order_file: str | None, as_json: bool, **given: Any) -> None:
+    """Count what an adapter of BASE would train and store, from the checkpoint's headers alone.
+
+    \b
+    Examples:
+      tinylora count models/Qwen2.5-0.5B --target-modules all-linear -u 13 --weight-tying 1
+      tinylora count models/Qwen2.5-0.5B --target-modules all-linear --budget 13
+    """
+    from pathlib import Path
+
+    from ..ops.count import count
+
+    path = located(base)
+    report = count(
+        path or Path(),
+        settings_of(given),
+        budget=budget,
+        release=release,
+        module_order=module_order(module_order_file),
+    )
+    if as_json:
+        print_json(report)
+    else:
+        _render(report)
+    print_warnings(report.warnings)
+
+
+def _render(report: CountReport) -> None:
+    click.secho("TinyLoRA adapter", bold=True, nl=False)
+    click.echo(f"  of {printable(report.base)}")
+    wanted = report.target_modules
+    dtypes = ", ".join(f"{size(count)} in {name}" for name, count in report.trainable_bytes_by_dtype.items())
+    facts = {
+        "Architecture": report.architecture or "unknown",
+        "Targets": f"{wanted if isinstance(wanted, str) else ', '.join(wanted)}: {plural(len(report.modules), 'module')}",
+        "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(len(report.groups), 'group')}: {dtypes}",
+        "PEFT's file": f"{size(report.stored_bytes_with_projection)} with P, "
+        f"{size(report.stored_bytes_without_projection)} without; {plural(report.stored_parameters, 'parameter')}",
+    }
+    apart = {
+        "Biases": (report.bias_parameters, "trained too"),
+        "Modules to save": (report.modules_to_save_parameters, "trained too"),
+        "Embeddings": (report.embedding_parameters, "stored whole, not trained"),
+    }
+    facts |= {label: f"{plural(n, 'parameter')}, {what}" for label, (n, what) in apart.items() if n}
+    for label, text in facts.items():
+        click.echo(f"  {label:<17}{printable(text)}")
+    if report.budget is None:
+        _render_groups(report)
+    else:
+        _render_budget(report)
+
+
+def _render_groups(report: CountReport) -> None:
+    table = new_table("Group", "Parameters", "Modules", "Shared by", left=("Shared by",))
+    for group in report.groups:
+        first, last = group.modules[0], group.modules[-1]
+        shared = first if first == last else f"{first} to {last}"
+        table.add_row(str(group.group), str(group.parameters), str(len(group.modules)), printable(shared))
+    print_table(table)
+
+
+def _render_budget(report: CountReport) -> None:
+    table = new_table("u", "Weight tying", "Groups", "Parameters", "bf16")
+    for s in report.settings:
+        table.add_row(str(s.u), f"{s.weight_tying:g}", str(s.groups), str(s.trainable_parameters), size(2 * s.trainable_parameters))
+    print_table(table)

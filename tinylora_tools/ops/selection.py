@@ -1,0 +1,187 @@
+"""Which modules of a model an adapter targets: PEFT's matching rules.
+
+Source: `check_target_module_exists`, `_maybe_include_all_linear_layers` and `_prepare_adapter_config` in
+peft/tuners/tuners_utils.py, `_set_trainable` in peft/utils/other.py, of PEFT 0.21.2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from ..errors import FormatError, MismatchError, UndeterminedError, UnsupportedError
+from .model_modules import ModelModules, Module
+
+ALL_LINEAR = "all-linear"
+
+#: A target that holds one of these is a regular expression.
+_REGEX_CHARACTERS = frozenset("*+?()[]{}|^$\\")
+
+#: Modules that PEFT's classes for a task train and save whole, whatever the configuration lists.
+_HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What to adapt, in TinyLoraConfig's terms.
+
+    `modules` is "all-linear", a regular expression (another string), names or ends of names (a tuple), or None for
+    PEFT's default of the model type.
+    """
+
+    modules: str | tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    task_type: str | None = None
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """modules_to_save, with those that PEFT adds for the task."""
+        return tuple(dict.fromkeys((*self.modules_to_save, *_HEADS.get(self.task_type or "", ()))))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The targeted modules in the model's order, and the target_modules that select them in PEFT."""
+
+    modules: tuple[Module, ...]
+    target_modules: str | tuple[str, ...]
+
+
+def parse_targets(text: str) -> str | tuple[str, ...]:
+    """The value of --target-modules: "all-linear", a regular expression, or names with commas between them."""
+    if text.lower() == ALL_LINEAR:
+        return ALL_LINEAR
+    if _REGEX_CHARACTERS & set(text):
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise FormatError(f"--target-modules {text!r} is no regular expression: {error}") from None
+        return text
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
+def select(model: ModelModules, targets: Targets, where: Path) -> Selection:
+    """The modules that PEFT would adapt.
+
+    Raises
+    ------
+    UndeterminedError
+        If no targets are given and PEFT has no default for the model.
+    MismatchError
+        If nothing matches.
+    UnsupportedError
+        If a target is no Linear, Conv1D or Embedding.
+    """
+    wanted = targets.modules if targets.modules is not None else default_targets(model, where)
+    if wanted == ALL_LINEAR:
+        chosen = _all_linear(model, targets)
+        if not chosen:
+            raise MismatchError("the model has no linear layer", where=where)
+        return Selection(tuple(chosen), _shortest(chosen, model))
+    wrong = [name for name in sorted(model.inner_names()) if _matches(name, wanted, targets)]
+    if wrong:
+        raise UnsupportedError(
+            f"--target-modules matches {wrong[0]}, which is no Linear, Conv1D or Embedding",
+            where=where,
+            hint="TinyLoRA, like PEFT, adapts only these. Name the layers inside it, or narrow the expression.",
+        )
+    matching = tuple(module for name, module in model.modules.items() if _matches(name, wanted, targets))
+    if not matching:
+        raise _nothing(model, wanted, targets, where)
+    return Selection(matching, wanted)
+
+
+def saved_modules(model: ModelModules, targets: Targets) -> set[str]:
+    """Names of the modules that are trained and saved whole."""
+    names = model.inner_names() | model.modules.keys()
+    return {name for name in names if any(name.endswith(end) for end in targets.saved)}
+
+
+def default_targets(model: ModelModules, where: Path) -> str | tuple[str, ...]:
+    """What PEFT targets in this type of model by default.
+
+    Raises
+    ------
+    UndeterminedError
+        If it has no default.
+    """
+    kind = model.architecture.model_type if model.architecture else None
+    found = _default_table().get(kind or "")
+    if found is None:
+        raise UndeterminedError(
+            f"PEFT has no default targets for {kind}" if kind else "no architecture is known, so no default targets are",
+            where=where,
+            hint="Say with --target-modules which modules to adapt, for example q_proj,v_proj or all-linear.",
+        )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _default_table() -> dict[str, str | tuple[str, ...]]:
+    text = files("tinylora_tools").joinpath("data", "default_targets.json").read_text("utf-8")
+    table = json.loads(text)["targets"]
+    return {kind: value if isinstance(value, str) else tuple(value) for kind, value in table.items()}
+
+
+def _excluded(name: str, targets: Targets) -> bool:
+    return any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in targets.saved)
+
+
+def _all_linear(model: ModelModules, targets: Targets) -> list[Module]:
+    """Every Linear and Conv1D but the output embedding, or the head of a classifier."""
+    head = model.output
+    if head is None and targets.task_type == "SEQ_CLS":
+        head = next((name for name in _HEADS["SEQ_CLS"][::-1] if name in model.modules or name in model.inner_names()), None)
+    linear = [module for module in model.modules.values() if module.kind != "Embedding" and module.name != head]
+    return [module for module in linear if not _excluded(module.name, targets)]
+
+
+def _shortest(chosen: Sequence[Module], model: ModelModules) -> tuple[str, ...]:
+    """Ends of names that select just these, where the last parts do; else the full names."""
+    names = {module.name for module in chosen}
+    ends = {name.rpartition(".")[2] for name in names}
+    others = (model.modules.keys() | model.inner_names()) - names
+    if any(other.rpartition(".")[2] in ends or other in ends for other in others):
+        return tuple(sorted(names))
+    return tuple(sorted(ends))
+
+
+def _matches(name: str, wanted: str | tuple[str, ...], targets: Targets) -> bool:
+    if _excluded(name, targets):
+        return False
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    if not any(name == end or name.endswith(f".{end}") for end in wanted):
+        return False
+    return not targets.layers_to_transform or _layer_of(name, targets) in targets.layers_to_transform
+
+
+def _layer_of(name: str, targets: Targets) -> int | None:
+    """The number of the layer that a module is in: the first number in its name, or the first after a pattern."""
+    patterns = [rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\." for pattern in targets.layers_pattern]
+    for pattern in patterns or [r".*?\.[^.]*\.(?P<number>\d+)\."]:
+        if match := re.match(pattern, name):
+            return int(match["number"])
+    return None
+
+
+def _nothing(model: ModelModules, wanted: str | tuple[str, ...], targets: Targets, where: Path) -> MismatchError:
+    ends = sorted({name.rpartition(".")[2] for name in model.modules})
+    what = wanted if isinstance(wanted, str) else ", ".join(wanted)
+    limited = " in the layers asked for" if targets.layers_to_transform else ""
+    near = [] if isinstance(wanted, str) else [n for w in wanted for n in difflib.get_close_matches(w, ends, 2)]
+    hint = f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+    few = ", ".join(ends[:12]) + (", ..." if len(ends) > 12 else "")
+    return MismatchError(f"no module{limited} matches {what}", where=where, hint=f"{hint}The model has {few}.")

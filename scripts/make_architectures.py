@@ -220,7 +220,9 @@ def collect_family(family: str) -> dict[str, Any]:
         "prefix": prefix,
         "tied_by_default": default,
         "leaves": leaves,
-        "leaves_of": {name: as_ranges([i for i, leaf in enumerate(leaves) if leaf[2:] in patterns[name]]) for name in names},
+        "leaves_of": {
+            name: as_ranges([i for i, leaf in enumerate(leaves) if leaf[2:] in patterns[name]]) for name in names
+        },
         "outputs": outputs,
         "stored": {p: k for p, k in sorted(stored.items()) if p != k},
         "fused": sorted(fused - stored.keys()),

@@ -1,6 +1,6 @@
 """Make tinylora_tools/data/default_targets.json: what PEFT targets in each model type when target_modules is left out.
 
-    python scripts/make_default_targets.py
+python scripts/make_default_targets.py
 """
 
 from __future__ import annotations

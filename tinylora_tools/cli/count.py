@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     help="List the settings of u and weight tying that train at most N parameters.",
 )
 @json_option
-def command(base: str, budget: int | None, release: str | None, module_order_file: str | None, as_json: bool, **given: Any) -> None:
+def command(
+    base: str, budget: int | None, release: str | None, module_order_file: str | None, as_json: bool, **given: Any
+) -> None:
     """Count what an adapter of BASE would train and store, from the checkpoint's headers alone.
 
     \b
@@ -88,5 +90,11 @@ def _render_groups(report: CountReport) -> None:
 def _render_budget(report: CountReport) -> None:
     table = new_table("u", "Weight tying", "Groups", "Parameters", "bf16")
     for s in report.settings:
-        table.add_row(str(s.u), f"{s.weight_tying:g}", str(s.groups), str(s.trainable_parameters), size(2 * s.trainable_parameters))
+        table.add_row(
+            str(s.u),
+            f"{s.weight_tying:g}",
+            str(s.groups),
+            str(s.trainable_parameters),
+            size(2 * s.trainable_parameters),
+        )
     print_table(table)

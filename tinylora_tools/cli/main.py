@@ -22,6 +22,7 @@ from .terminal import printable
 COMMANDS = {
     "inspect": ("inspect", "Show what is in an adapter or a checkpoint."),
     "merge": ("merge", "Merge adapters into their base checkpoint."),
+    "factor": ("factor", "Compute and store singular triplets of a base's weights."),
     "count": ("count", "Count what an adapter of a base would train and store."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
@@ -72,8 +73,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; nothing was kept.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        kept = printable(str(error)) or "nothing was kept"
+        click.echo(f"Interrupted; {kept}.", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The reader has gone (`tinylora inspect ... | head`): so has the need for the rest.

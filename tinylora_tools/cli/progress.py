@@ -16,6 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from .terminal import printable
+
 
 class _ByteProgress:
     """An `ops.progress.Progress` that moves one bar."""
@@ -29,6 +31,9 @@ class _ByteProgress:
     def advance(self, done: int) -> None:
         self._bar.advance(self._task, done)
 
+    def at(self, what: str) -> None:
+        self._bar.update(self._task, item=printable(what))
+
 
 @contextmanager
 def byte_progress(description: str) -> Iterator[_ByteProgress]:
@@ -39,6 +44,7 @@ def byte_progress(description: str) -> Iterator[_ByteProgress]:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[item]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _ByteProgress(bar, bar.add_task(description, total=None))
+        yield _ByteProgress(bar, bar.add_task(description, total=None, item=""))

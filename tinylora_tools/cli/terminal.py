@@ -69,3 +69,10 @@ def print_table(table: Table) -> None:
         console = Console(highlight=False, markup=False, width=1000)  # a pipe has no width to fit
     click.echo()
     console.print(table)
+
+
+def bars(shares: Iterable[float]) -> str:
+    """Shares of 1 as a row of bars, each an eighth of a line high per eighth; nothing shows below a sixteenth."""
+    return "".join(
+        " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"[round(8 * min(1.0, max(0.0, x)))] for x in shares
+    )

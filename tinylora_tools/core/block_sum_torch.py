@@ -12,29 +12,7 @@ from ..errors import UnsupportedError
 from .block_sum import BlockSum
 from .lowrank import Array
 from .residual import Triplets
-
-_DTYPES = {
-    "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64,
-}  # fmt: skip
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises
-    ------
-    UnsupportedError
-        If this machine, or this build of torch, hasn't got it.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnsupportedError(
-            f"device {device!r} isn't usable here: {str(error).splitlines()[0]}",
-            hint="Merge on the CPU (leave --device out): the bytes are the same.",
-        ) from None
-    return found
+from .torch_arrays import torch_dtype
 
 
 class TorchBlockAdder:
@@ -47,7 +25,7 @@ class TorchBlockAdder:
                 hint="Merge on the CPU (leave --device out): the bytes are the same.",
             )
         self._device = device
-        self._dtype = _DTYPES[dtype.name]
+        self._dtype = torch_dtype(dtype)
 
     def _load(self, array: Array) -> torch.Tensor:
         array = np.ascontiguousarray(array)
@@ -63,7 +41,7 @@ class TorchBlockAdder:
         delta = columns[:, :1] * rows[:1]
         for k in range(1, left.shape[1]):
             delta += columns[:, k : k + 1] * rows[k : k + 1]  # two kernels: no fused multiply-add
-        result = (weight + delta).to(_DTYPES[out.dtype.name])
+        result = (weight + delta).to(torch_dtype(out.dtype))
         error = float(torch.sum(((result.to(self._dtype) - weight) - delta) ** 2))
         plain = result.view(torch.int16) if result.dtype == torch.bfloat16 else result
         np.copyto(out.view(np.int16) if result.dtype == torch.bfloat16 else out, plain.cpu().numpy())

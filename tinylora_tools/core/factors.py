@@ -60,12 +60,16 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The r leading singular triplets: U (out, r), S (r,) falling, Vh (r, in), in the precision that was asked for."""
+    """The r leading singular triplets: U (out, r), S (r,) falling, Vh (r, in), in the precision that was asked for.
+
+    `spectrum` holds the first singular values as far as they showed, at most 16 or so: those past r are lower bounds.
+    """
 
     U: Tensor
     S: Tensor
     Vh: Tensor
     certificate: Certificate
+    spectrum: tuple[float, ...]
 
 
 def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: int = DEFAULT_SEED) -> Factors:
@@ -100,15 +104,17 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
     wide = WideWeight(W, work)
     k = min(r, wide.short)
     V, Y, Z, method, passes = _subspace(wide, k, seed)
-    U, S, Vh, next_value, residuals = _triplets(wide, k, V, Y, Z)
+    U, values, Vh, residuals = _triplets(wide, k, V, Y, Z)
+    S = values[:k]
     sign = _signs(U if wide.transposed else Vh.T)
     U, Vh = U * sign, Vh * sign[:, None]
     if wide.transposed:
         U, Vh = Vh.T, U.T
     noise = torch.finfo(work).eps
-    certificate = _certify(S, next_value, residuals, noise, method, passes)
+    certificate = _certify(values, residuals, noise, method, passes)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    return Factors(U.to(dtype).contiguous(), (S * scale).to(dtype), Vh.to(dtype).contiguous(), certificate)
+    spectrum = tuple((values * scale).tolist())
+    return Factors(U.to(dtype).contiguous(), (S * scale).to(dtype), Vh.to(dtype).contiguous(), certificate, spectrum)
 
 
 def _rescaled(W: Tensor) -> tuple[Tensor, float]:
@@ -132,7 +138,7 @@ def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor,
     if 4 * width <= W.short and krylov.starting_cost(W, width) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(W.short, width, generator=generator, dtype=torch.float64)
-        found = krylov.leading_subspace(W, r, torch.linalg.qr(start).Q.to(W.device))
+        found = krylov.leading_subspace(W, r, krylov.orthonormal(start).to(W.device))
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found
@@ -141,15 +147,11 @@ def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor,
     return V, Y.to(torch.float64), Z, "dense", passes + 2
 
 
-def _triplets(
-    W: WideWeight, r: int, V: Tensor, Y: Tensor, Z: Tensor
-) -> tuple[Tensor, Tensor, Tensor, float, Tensor]:
-    """U (long, r), S, Vh (r, short) within the subspace V, the value after them, and residuals times s_1."""
+def _triplets(W: WideWeight, r: int, V: Tensor, Y: Tensor, Z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """U (long, r), all k values, Vh (r, short) within the subspace V (short, k), and the r residuals times s_1."""
     Q, R = torch.linalg.qr(Y)  # (long, k), (k, k): orthonormal even where W V is zero
-    u, S, wh = torch.linalg.svd(R)
-    U, Vh = Q @ u[:, :r], wh[:r] @ V.T
-    next_value = float(S[r]) if len(S) > r else 0.0
-    S = S[:r]
+    u, values, wh = torch.linalg.svd(R)
+    U, S, Vh = Q @ u[:, :r], values[:r], wh[:r] @ V.T
     # What rounding did to W V itself can't be seen from here; it moves u by no more than the unit that is added.
     right = torch.linalg.vector_norm(Y @ wh[:r].T - U * S, dim=0)
     image = Z @ wh[:r].T  # W^T (s u), (short, r)
@@ -158,7 +160,7 @@ def _triplets(
     if bool(tiny.any()):
         image[:, tiny] = W.apply_transposed(U[:, tiny])
     left = torch.linalg.vector_norm(image - Vh.T * S, dim=0)
-    return U, S, Vh, next_value, torch.maximum(right, left)
+    return U, values, Vh, torch.maximum(right, left)
 
 
 def _signs(V: Tensor) -> Tensor:
@@ -167,16 +169,13 @@ def _signs(V: Tensor) -> Tensor:
     return torch.where(largest < 0.0, -1.0, 1.0).to(V.dtype)
 
 
-def _certify(
-    S: Tensor, next_value: float, residuals: Tensor, noise: float, method: Method, passes: int
-) -> Certificate:
-    values = [*S.tolist(), next_value]
+def _certify(singular: Tensor, residuals: Tensor, noise: float, method: Method, passes: int) -> Certificate:
+    values, r = [*singular.tolist(), 0.0], len(residuals)
     top = values[0]
     if top == 0.0:
-        none = (0.0,) * len(S)
-        return Certificate(none, none, tuple(range(len(S))), method, passes)
+        return Certificate((0.0,) * r, (0.0,) * r, tuple(range(r)), method, passes)
     relative = [x / top for x in residuals.tolist()]
-    gaps = [(values[k] - values[k + 1]) / top for k in range(len(S))]
+    gaps = [(values[k] - values[k + 1]) / top for k in range(r)]
     undetermined = []
     for k, residual in enumerate(relative):
         nearest = min(gaps[k], gaps[k - 1] if k else float("inf"))

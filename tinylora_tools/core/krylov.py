@@ -1,10 +1,9 @@
 """The leading right singular vectors of a large weight: block Krylov iteration on W^T W.
 
 Each step multiplies a block of vectors X by W and then by W^T in one pass over W, and adds it to an orthonormal basis
-Q. The Gram matrix of Y = W Q, formed in float64, gives the Ritz values and vectors; Z = W^T Y gives their residuals
-without another product. A cycle ends with a pass over the best vectors alone, which starts the next cycle unless they
-are good enough: rounding of the early blocks, which the largest singular value dominates, then no longer reaches the
-small ones, and the residuals are measured on what is returned.
+Q. The Gram matrix of W Q gives, in float64, the Ritz values and vectors; Z = W^T W Q gives their residuals
+without another product. Where the largest singular value dwarfs others, its rounding in the first block blurs them: then
+a second cycle starts from the best vectors of the first, each of which is a column of its own.
 
 C. Musco and C. Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
 Decomposition", NeurIPS 2015; G. H. Golub, F. T. Luk and M. L. Overton, "A Block Lanczos Method for Computing the
@@ -35,6 +34,9 @@ _NEXT_TOLERANCE = 1e-3
 #: Bytes that the dense route may take: the Gram matrix, its eigenvectors, and as much again to find them.
 DENSE_BYTES = 420_000_000
 
+#: Applications of W^T W in bfloat16 before the iteration proper.
+_ROUGH_STEPS = 3
+
 #: Cycles after which what was reached is returned, with its residuals.
 _CYCLES = 12
 
@@ -55,11 +57,12 @@ class WideWeight:
         if W.device.type != "cpu":
             step *= 64  # a GPU wants more at once, and has no cache to respect
         self._step = min(step, self.long)
+        shape = (self.short, self._step) if self.transposed else (self._step, self.short)
+        self._buffer = None if W.dtype == work else torch.empty(shape, dtype=work, device=W.device)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive rows of W and their values, (rows, short), in the work dtype. The values' memory is reused."""
-        shape = (self.short, self._step) if self.transposed else (self._step, self.short)
-        buffer = None if self._W.dtype == self.work else torch.empty(shape, dtype=self.work, device=self.device)
+        buffer = self._buffer
         for first in range(0, self.long, self._step):
             part = slice(first, min(first + self._step, self.long))
             size = part.stop - first
@@ -80,6 +83,19 @@ class WideWeight:
             Z += block.T @ Y[part]
         return Y, Z
 
+    def aim(self, X: Tensor) -> Tensor:
+        """Orthonormal columns near the leading right vectors, (short, k), for a random X (short, k).
+
+        A start may be as rough as it likes: where bfloat16 has fast products of its own, it costs little to take one
+        that W^T W has been applied to.
+        """
+        if self._W.dtype != torch.bfloat16 or not _fast_bfloat16(self.device):
+            return X
+        W = self._W.T if self.transposed else self._W
+        for _ in range(_ROUGH_STEPS):
+            X = orthonormal((W.T @ (W @ X.to(torch.bfloat16))).to(torch.float64))
+        return X
+
     def apply_transposed(self, Y: Tensor) -> Tensor:
         """W^T Y in float64, (short, k), for Y (long, k)."""
         Y = Y.to(self.work)
@@ -98,78 +114,109 @@ class WideWeight:
             W = torch.empty(self.long, self.short, dtype=torch.float64, device=self.device)
             for part, block in self.blocks():
                 W[part] = block
-            return torch.linalg.svd(W, full_matrices=False).Vh.T
+            Vh: Tensor = torch.linalg.svd(W, full_matrices=False).Vh
+            return Vh.T
         G = torch.zeros(self.short, self.short, dtype=torch.float64, device=self.device)
         for _, block in self.blocks():
             wide = block.to(torch.float64)
             G.addmm_(wide.T, wide)
-        return torch.linalg.eigh(G).eigenvectors.flip(1)
+        vectors: Tensor = torch.linalg.eigh(G).eigenvectors
+        return vectors.flip(1)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices beat widening them first."""
+    if device.type != "cpu":
+        return True
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Basis:
-    """An orthonormal basis Q of part of the short side, with Y = W Q, Z = W^T Y and the Gram matrix of Y."""
+    """An orthonormal basis Q (short, size) of part of the short side, with Y = W Q, Z = W^T Y, and the Gram matrix of Y."""
 
-    def __init__(self) -> None:
-        self._Q: list[Tensor] = []
+    def __init__(self, short: int, limit: int, device: torch.device) -> None:
+        self._Q = torch.empty(short, limit, dtype=torch.float64, device=device)
+        self._Z = torch.empty(short, limit, dtype=torch.float64, device=device)
         self._Y: list[Tensor] = []
-        self._Z: list[Tensor] = []
-        self._gram = torch.zeros(0, 0, dtype=torch.float64)
+        self._gram = torch.empty(limit, limit, dtype=torch.float64)
+        self._last = slice(0, 0)
 
     @property
     def size(self) -> int:
-        return len(self._gram)
+        return self._last.stop
 
     def add(self, X: Tensor, Y: Tensor, Z: Tensor) -> None:
-        """Append orthonormal columns X (short, k) and their products."""
-        self._Q.append(X)
+        """Append orthonormal columns X (short, k), with Y = W X (long, k) and Z = W^T Y (short, k)."""
+        new = self._last = slice(self.size, self.size + X.shape[1])
+        self._Q[:, new] = X
+        self._Z[:, new] = Z
         self._Y.append(Y)
-        self._Z.append(Z)
-        new = Y.to(torch.float64)
-        column = torch.cat([old.to(torch.float64).T @ new for old in self._Y]).cpu()  # (size + k, k)
-        size, k = self.size, X.shape[1]
-        gram = torch.empty(size + k, size + k, dtype=torch.float64)
-        gram[:size, :size] = self._gram
-        gram[:, size:] = column
-        gram[size:, :] = column.T
-        self._gram = gram
+        # Of two columns the later is the less dominated by s_1: its product is the more accurate.
+        column = (self._Q[:, : new.stop].T @ Z).cpu()
+        inner = torch.triu(column[new])
+        column[new] = inner + torch.triu(inner, 1).T
+        self._gram[: new.stop, new] = column
+        self._gram[new, : new.stop] = column.T
 
     def ritz(self, k: int) -> Ritz:
         """The k leading Ritz pairs of W^T W."""
-        values, vectors = torch.linalg.eigh(self._gram)
-        values, w = values.flip(0)[:k].clamp(min=0.0), vectors.flip(1)[:, :k].contiguous()
-        w = w.to(self._Q[0].device)
-        V, Z = torch.cat(self._Q, 1) @ w, torch.cat(self._Z, 1) @ w  # (short, k)
-        return Ritz(values.sqrt(), V, w, torch.linalg.vector_norm(Z - V * values.to(V.device), dim=0).cpu())
+        values, vectors = torch.linalg.eigh(self._gram[: self.size, : self.size])
+        S, vectors = values.flip(0)[:k].clamp(min=0.0).sqrt(), vectors.flip(1)
+        w = vectors[:, :k].to(self._Q.device)
+        gap = self._Z[:, : self.size] @ w - (self._Q[:, : self.size] @ w) * S.to(w.device) ** 2
+        return Ritz(S, torch.linalg.vector_norm(gap, dim=0).cpu(), vectors)
+
+    def subspace(self, ritz: Ritz, k: int, passes: int) -> Subspace:
+        """The k leading Ritz vectors with their products."""
+        w = ritz.w[:, :k].to(self._Q.device)
+        Y, first = torch.zeros(len(self._Y[0]), k, dtype=torch.float64, device=w.device), 0
+        for block in self._Y:
+            Y += block.to(torch.float64) @ w[first : first + block.shape[1]]
+            first += block.shape[1]
+        return Subspace(self._Q[:, : self.size] @ w, Y, self._Z[:, : self.size] @ w, passes)
+
+    def advanced(self, ritz: Ritz, k: int) -> Tensor:
+        """The k leading Ritz vectors after one more multiplication by W^T W, which Z holds; orthonormal, (short, k)."""
+        image = self._Z[:, : self.size] @ ritz.w[:, :k].to(self._Z.device)
+        lengths = torch.linalg.vector_norm(image, dim=0)
+        if not bool((lengths > 0.0).all()):
+            image = self._Q[:, : self.size] @ ritz.w[:, :k].to(self._Q.device)
+            lengths = torch.ones_like(lengths)
+        return orthonormal(image / lengths)
 
     def next_block(self, noise: float) -> Tensor:
         """What W^T W makes of the last block, orthonormal to the basis.
 
-        Directions shorter than `noise`, where Y has columns of unit length, are left out, so there may be fewer
+        Directions shorter than `noise`, where columns of W Q have unit length, are left out, so there may be fewer
         columns than in the last block, or none.
         """
-        Q = torch.cat(self._Q, 1)
-        lengths = torch.linalg.vector_norm(self._Y[-1].to(torch.float64), dim=0)
-        X = self._Z[-1] / torch.where(lengths > 0.0, lengths, 1.0)
-        for _ in range(2):
-            X = X - Q @ (Q.T @ X)
+        Q = self._Q[:, : self.size]
+        lengths = self._gram.diagonal()[self._last].clamp(min=0.0).sqrt().to(Q.device)
+        X = self._Z[:, self._last] / torch.where(lengths > 0.0, lengths, 1.0)
+        X = X - Q @ (Q.T @ X)
         squares, w = torch.linalg.eigh(X.T @ X)
         keep = squares > noise**2
         if not bool(keep.any()):
             return X[:, :0]
         X = X @ (w[:, keep] / squares[keep].sqrt())
         X = X - Q @ (Q.T @ X)
-        return torch.linalg.qr(X).Q
+        return orthonormal(X)
+
+
+def orthonormal(X: Tensor) -> Tensor:
+    """An orthonormal basis of the columns of X (n, k), k at most n."""
+    Q: Tensor = torch.linalg.qr(X).Q
+    return Q
 
 
 @dataclass(frozen=True, slots=True)
 class Ritz:
-    """Approximate singular values S (k,) and right vectors V (short, k) with the norms of W^T W v - s^2 v, (k,); w
-    (size, k) are the coordinates of V in the basis."""
+    """The k leading singular values S, approximately, with the norms of W^T W v - s^2 v, (k,); w (size, size) are the
+    coordinates of all vectors v in the basis."""
 
     S: Tensor
-    V: Tensor
-    w: Tensor
     norms: Tensor
+    w: Tensor
 
     def residuals(self, zero: float) -> Tensor:
         """||W^T u - s v|| / s_1 with u = W v / s, (k,); 0 where s is at most `zero` of s_1 and u isn't W v."""
@@ -198,54 +245,54 @@ def zero_level(work: torch.dtype) -> float:
 def leading_subspace(W: WideWeight, r: int, X: Tensor) -> Subspace | int:
     """The r leading right singular vectors and a few more, from the start X (short, k), orthonormal and k > r.
 
-    Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is
-    expected to be faster.
+    Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to be
+    faster.
     """
     eps = torch.finfo(W.work).eps
     width = X.shape[1]
-    limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)))
+    limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
     passes, best, before = 0, math.inf, torch.zeros(r + 1, dtype=torch.float64)
+    X = W.aim(X)
     for cycle in range(_CYCLES):
-        basis = Basis()
+        basis = Basis(W.short, limit, W.device)
         distances: list[float] = []
         while True:
             Y, Z = W.apply(X)
             passes += 1
             basis.add(X, Y, Z)
             ritz = basis.ritz(r + 1)
-            distances.append(_distance(ritz, before, r, W.work, dominated=cycle == 0))
+            missing = _missing(ritz, before, W.work)
             before = ritz.S
-            if cycle > 0 and len(distances) == 1:  # these vectors' own products, just formed
-                if distances[0] <= 1.0 or distances[0] > 0.5 * best or cycle == _CYCLES - 1:
-                    return Subspace(X, Y.to(torch.float64), Z, passes)
+            # What rounding of a first block that s_1 dominates leaves of small triplets: 1 where it doesn't show.
+            blur = (0.1 * ritz.S[0] / ritz.S.clamp(min=zero_level(W.work) * float(ritz.S[0]))).clamp(min=1.0)
+            blurred = cycle == 0 and bool((blur[:r] > 1.0).any())
+            allowed = torch.full_like(missing, _TOLERANCE * eps)
+            allowed[r:] = _NEXT_TOLERANCE
+            distances.append(float((missing / allowed).max()))
+            last = cycle == _CYCLES - 1 or (cycle > 0 and len(distances) == 1 and distances[0] > 0.5 * best)
+            if (distances[-1] <= 1.0 and not blurred) or last:
+                return basis.subspace(ritz, width, passes)
+            if cycle > 0 and len(distances) == 1:
                 best = distances[0]
             stuck = len(distances) > 5 and distances[-1] > 0.9 * distances[-6]
-            if distances[-1] <= 1.0 or stuck or basis.size + width > limit:
+            good = blurred and float((missing / (allowed * blur)).max()) <= 1.0
+            if good or stuck or basis.size + width > limit:
                 break
             if _give_up(W, basis.size, width, distances):
                 return passes
             X = basis.next_block(_TOLERANCE * eps * float(ritz.S[0]))
             if not X.shape[1]:
                 break
-        X = torch.linalg.qr(basis.ritz(min(width, basis.size)).V).Q
+        X = basis.advanced(ritz, min(width, basis.size))
     raise AssertionError("the last cycle returns")
 
 
-def _distance(ritz: Ritz, before: Tensor, r: int, work: torch.dtype, *, dominated: bool) -> float:
-    """The largest residual over what it should be; at most 1 when all r triplets are good and the next is good enough.
-
-    In a basis whose first block is `dominated` by s_1, small triplets can't be seen to be better than the rounding of
-    that block allows. Values that count as zero are good once they no longer change from those `before`.
-    """
+def _missing(ritz: Ritz, before: Tensor, work: torch.dtype) -> Tensor:
+    """Residuals over s_1; for values that count as zero, how far they moved from those `before`."""
     S, zero = ritz.S, zero_level(work)
     if S[0] == 0.0:
-        return 0.0
-    allowed = torch.full_like(S, _TOLERANCE * torch.finfo(work).eps)
-    allowed[r:] = _NEXT_TOLERANCE
-    if dominated:
-        allowed *= (0.1 * S[0] / S.clamp(min=zero * float(S[0]))).clamp(min=1.0)
-    found = torch.where(S > zero * S[0], ritz.residuals(zero), (S - before).abs() / S[0])
-    return float((found / allowed).max())
+        return torch.zeros_like(S)
+    return torch.where(S > zero * S[0], ritz.residuals(zero), (S - before).abs() / S[0])
 
 
 def dense_cost(W: WideWeight) -> float:

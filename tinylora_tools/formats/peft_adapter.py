@@ -121,7 +121,9 @@ def vector_key(group: int) -> str:
 
 def base_key(module: str, parameter: str, *, wrapped: bool) -> str:
     """The key of a parameter of the base that the adapter brings whole; `wrapped` says that its module is targeted."""
-    return ".".join(("base_model.model", *([module] if module else []), *(["base_layer"] if wrapped else []), parameter))
+    return ".".join(
+        ("base_model.model", *([module] if module else []), *(["base_layer"] if wrapped else []), parameter)
+    )
 
 
 def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:

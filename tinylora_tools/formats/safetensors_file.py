@@ -58,18 +58,18 @@ class SafetensorsFile:
         import numpy as np
 
         info = self.tensors[name]
+        data = np.empty(info.nbytes, np.uint8)
         with self.path.open("rb") as file:
             file.seek(info.start)
-            data = file.read(info.nbytes)
-        if len(data) != info.nbytes:
-            raise FormatError(f"{name}: the file ended early; was it replaced while being read?", where=self.path)
+            if file.readinto(data.data) != info.nbytes:
+                raise FormatError(f"{name}: the file ended early; was it replaced while being read?", where=self.path)
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
             raise FormatError(
                 f"{name}: a packed {info.dtype} tensor can't be read as numbers", where=self.path
             ) from None
-        return np.frombuffer(bytearray(data), dtype=dtype).reshape(info.shape)
+        return data.view(dtype).reshape(info.shape)
 
 
 def read_header(path: Path) -> SafetensorsFile:
@@ -188,9 +188,13 @@ def build_header(
 
 
 def write_file(
-    path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    flush: bool = True,
 ) -> None:
-    """Write arrays to a new file, in the order given, and flush it to the disk.
+    """Write arrays to a new file, in the order given, and flush it to the disk unless it is only for the meantime.
 
     Raises
     ------
@@ -206,4 +210,5 @@ def write_file(
         for array in arrays.values():
             file.write(array.reshape(-1).view(np.uint8).data)
         file.flush()
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())

@@ -202,9 +202,10 @@ def _write(directory: Path, plan: MergePlan, options: MergeOptions, progress: Pr
 def _adder_for(device: str) -> MakeAdder:
     if device == "cpu":
         return NumpyBlockAdder
-    from ..core.block_sum_torch import TorchBlockAdder, check_device
+    from ..core.block_sum_torch import TorchBlockAdder
+    from ..core.torch_arrays import check_device
 
-    found = check_device(device)
+    found = check_device(device, "Merge on the CPU (leave --device out): the bytes are the same.")
     return lambda _elements, dtype: TorchBlockAdder(dtype, found)
 
 

@@ -67,7 +67,7 @@ class ModelModules:
 
     def inner_names(self) -> set[str]:
         """Names of modules that hold others, or parameters that are no weight matrix."""
-        found = set()
+        found: set[str] = set()
         for parameter in self.parameters:
             parts = parameter.split(".")[:-1]
             found.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
@@ -170,7 +170,9 @@ def _by_name(base: Checkpoint, module_order: Sequence[str] | None) -> ModelModul
 
 def _natural_order(names: Iterable[str]) -> list[str]:
     """By name, numbers by value: readable, but no module order."""
-    return sorted(names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")])
+    return sorted(
+        names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
+    )
 
 
 def _checked(order: Sequence[str], found: Mapping[str, Module], base: Checkpoint) -> Sequence[str]:

@@ -153,7 +153,7 @@ def plan_adapter(base: Checkpoint, model: ModelModules, settings: Settings) -> P
     Raises
     ------
     TinyLoraError
-        For settings that PEFT refuses, targets that match nothing or something that isn't adaptable, and packed weights.
+        For settings that PEFT refuses, targets that match nothing or something that can't be adapted, and packed weights.
     """
     settings.check()
     selection = select(model, settings.targets, base.path)
@@ -229,7 +229,9 @@ def _warnings(model: ModelModules, selection: Selection, settings: Settings) -> 
     missing = [end for end in settings.targets.modules_to_save if not any(n.endswith(end) for n in _all_names(model))]
     found += [f"modules_to_save: no module is called {name}" for name in missing]
     if not settings.save_projection:
-        found.append("P won't be in the file: PEFT draws it from projection_seed, with values that differ between machines")
+        found.append(
+            "P won't be in the file: PEFT draws it from projection_seed, with values that differ between machines"
+        )
     if settings.init_weights is False:
         found.append("init_weights=false leaves v uninitialised in PEFT; zeros are written here")
     conv = [m for m in selection.modules if m.kind == "Conv1D"]

@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, done: int) -> None:
         """`done` more bytes are done."""
 
+    def at(self, what: str) -> None:
+        """What is being worked on, such as a module's name."""
+
 
 class NoProgress:
     """Tells nobody."""
@@ -21,3 +24,5 @@ class NoProgress:
     def start(self, total: int) -> None: ...
 
     def advance(self, done: int) -> None: ...
+
+    def at(self, what: str) -> None: ...

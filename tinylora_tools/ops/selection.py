@@ -121,7 +121,9 @@ def default_targets(model: ModelModules, where: Path) -> str | tuple[str, ...]:
     found = _default_table().get(kind or "")
     if found is None:
         raise UndeterminedError(
-            f"PEFT has no default targets for {kind}" if kind else "no architecture is known, so no default targets are",
+            f"PEFT has no default targets for {kind}"
+            if kind
+            else "no architecture is known, so no default targets are",
             where=where,
             hint="Say with --target-modules which modules to adapt, for example q_proj,v_proj or all-linear.",
         )
@@ -143,7 +145,9 @@ def _all_linear(model: ModelModules, targets: Targets) -> list[Module]:
     """Every Linear and Conv1D but the output embedding, or the head of a classifier."""
     head = model.output
     if head is None and targets.task_type == "SEQ_CLS":
-        head = next((name for name in _HEADS["SEQ_CLS"][::-1] if name in model.modules or name in model.inner_names()), None)
+        head = next(
+            (name for name in _HEADS["SEQ_CLS"][::-1] if name in model.modules or name in model.inner_names()), None
+        )
     linear = [module for module in model.modules.values() if module.kind != "Embedding" and module.name != head]
     return [module for module in linear if not _excluded(module.name, targets)]
 

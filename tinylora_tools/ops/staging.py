@@ -1,7 +1,7 @@
-"""Output directories that appear under their name only when they are complete.
+"""Outputs that appear under their name only when they are complete.
 
-A directory is written beside its final name, flushed to the disk, and renamed. What a killed run leaves behind has a
-name of its own, which starts with a dot, and is cleared by the next run.
+A file or directory is written beside its final name, flushed to the disk, and renamed. What a killed run leaves behind
+has a name of its own, which starts with a dot, and is cleared, or gone on from, by the next run.
 """
 
 from __future__ import annotations
@@ -38,12 +38,7 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
         partial.mkdir(exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                "another run is writing this output", where=output, hint="Wait for it, or name another output."
-            ) from None
+        _lock(lock, output)
         try:
             with _explained(output):
                 _clear(partial)
@@ -82,6 +77,40 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
+    """A directory for parts of a long work, and a path for the file that is made of them at the end.
+
+    If the body ends without an exception, the file becomes `output`, over an older one too, and the directory goes.
+    Else the directory stays, with what the body put there, for the next run to go on from.
+
+    Raises
+    ------
+    OutputError
+        If `output` is a directory, can't be written, or is being written by another run; and for a full disk.
+    """
+    if output.is_dir():
+        raise OutputError("is a directory", where=output, hint="Name a file.")
+    output = output.absolute()
+    parts = output.with_name(f".{output.name}.tinylora-partial")
+    kept = "what is done so far is kept beside it"
+    with _explained(output, kept):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        parts.mkdir(exist_ok=True)
+        lock = os.open(parts, os.O_RDONLY)
+    try:
+        _lock(lock, output)
+        whole = parts / "whole"
+        with _explained(output, kept):
+            whole.unlink(missing_ok=True)
+            yield parts, whole
+            whole.replace(output)
+            _sync(output.parent)
+            shutil.rmtree(parts, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
 def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     """Raise OutputError if `output` may not be written."""
     resolved = output.resolve()
@@ -110,15 +139,24 @@ def _is_model(directory: Path) -> bool:
     return (directory / "config.json").is_file() or any(directory.glob("*.safetensors"))
 
 
+def _lock(descriptor: int, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(
+            "another run is writing this output", where=output, hint="Wait for it, or name another output."
+        ) from None
+
+
 @contextmanager
-def _explained(output: Path) -> Iterator[None]:
+def _explained(output: Path, kept: str = "nothing was kept") -> Iterator[None]:
     """Turn what the file system says about the output into an OutputError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(
-                "no space left on the device; nothing was kept",
+                f"no space left on the device; {kept}",
                 where=output,
                 hint="Free some space, or write elsewhere.",
             ) from None

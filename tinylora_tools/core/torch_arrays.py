@@ -1,0 +1,52 @@
+"""Arrays as torch tensors, and torch's devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from .lowrank import Array
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64,
+}  # fmt: skip
+
+
+def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    """The torch dtype of a floating-point NumPy or ml_dtypes dtype."""
+    return _DTYPES[dtype.name]
+
+
+def tensor_of(array: Array) -> Tensor:
+    """An array as a tensor that shares its memory: any floating-point dtype, bfloat16 included."""
+    plain = array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    if not plain.flags.writeable:
+        plain = plain.copy()
+    return torch.from_numpy(plain).view(torch_dtype(array.dtype))
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A float32 or float64 tensor as an array."""
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def check_device(device: str, instead: str) -> torch.device:
+    """The torch device of that name.
+
+    Raises
+    ------
+    UnsupportedError
+        If this machine, or this build of torch, hasn't got it; its hint is `instead`.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedError(
+            f"device {device!r} isn't usable here: {str(error).splitlines()[0]}", hint=instead
+        ) from None
+    return found

@@ -50,6 +50,9 @@ def command(
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors --target-modules all-linear
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors -r 8 --target-modules 'model.layers.0..*_proj'
     """
+    from .memory import keep_freed_memory
+
+    keep_freed_memory()
     from ..ops.factor import FactorOptions, factor
     from ..sources import locate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,7 +26,7 @@ from .progress import NoProgress, Progress
 from .selection import Targets, select
 from .staging import resumable_file
 from .targets import refuse_packed
-from .weights import Array, as_matrix, fingerprint, read_weight
+from .weights import Array, as_matrix, fingerprint, for_each, read_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,22 +176,19 @@ class _Work:
             return None
 
 
-def _all(work: _Work, modules: Iterable[Module], output: Path, progress: Progress) -> list[ModuleFactors]:
-    modules = list(modules)
+def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progress) -> list[ModuleFactors]:
     progress.start(sum(module.tensor.nbytes for module in modules))
-    found: list[ModuleFactors] = []
+    found: dict[str, ModuleFactors] = {}
     try:
         with ThreadPoolExecutor(1) as hashing:
-            for module in modules:
+            for module, report in for_each(modules, lambda module: _one(work, module, hashing), work.device):
+                found[module.name] = report
                 progress.at(module.name)
-                found.append(_one(work, module, hashing))
                 progress.advance(module.tensor.nbytes)
     except KeyboardInterrupt:
-        kept = (
-            f"{len(found)} of {len(modules)} modules are kept beside {output}: the same command goes on with the rest"
-        )
+        kept = f"{len(found)} of {len(modules)} modules are kept beside {output}: the same command goes on with the rest"
         raise KeyboardInterrupt(kept) from None
-    return found
+    return [found[module.name] for module in modules]
 
 
 def _one(work: _Work, module: Module, hashing: ThreadPoolExecutor) -> ModuleFactors:

@@ -56,11 +56,13 @@ def _render(report: CountReport) -> None:
     click.secho("TinyLoRA adapter", bold=True, nl=False)
     click.echo(f"  of {printable(report.base)}")
     wanted = report.target_modules
+    targets = wanted if isinstance(wanted, str) else ", ".join(wanted)
+    trainable = f"{plural(report.trainable_parameters, 'parameter')} in {plural(len(report.groups), 'group')}"
     dtypes = ", ".join(f"{size(count)} in {name}" for name, count in report.trainable_bytes_by_dtype.items())
     facts = {
         "Architecture": report.architecture or "unknown",
-        "Targets": f"{wanted if isinstance(wanted, str) else ', '.join(wanted)}: {plural(len(report.modules), 'module')}",
-        "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(len(report.groups), 'group')}: {dtypes}",
+        "Targets": f"{targets}: {plural(len(report.modules), 'module')}",
+        "Trainable": f"{trainable}: {dtypes}",
         "PEFT's file": f"{size(report.stored_bytes_with_projection)} with P, "
         f"{size(report.stored_bytes_without_projection)} without; {plural(report.stored_parameters, 'parameter')}",
     }

@@ -64,8 +64,8 @@ _TARGET_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--target-modules",
         metavar="TARGETS",
-        help="Names or ends of names with commas between them, a regular expression (it holds one of *+?()[]{}|^$\\), or "
-        "all-linear. Default: what PEFT targets in this type of model.",
+        help="Names or ends of names with commas between them, a regular expression (it holds one of "
+        "*+?()[]{}|^$\\), or all-linear. Default: what PEFT targets in this type of model.",
     ),
     click.option("--layers-to-transform", metavar="N,...", help="Only these layers, of targets given by name."),
     click.option("--layers-pattern", metavar="NAME,...", help="The list that holds the layers, such as layers or h."),
@@ -100,10 +100,10 @@ rank_option: Decorator = click.option("-r", "rank", type=int, default=2, show_de
 _ADAPTER_OPTIONS: tuple[Decorator, ...] = (
     rank_option,
     click.option("-u", "proj_dim", type=int, default=64, show_default=True, help="Trained numbers a group."),
-    click.option("--weight-tying", type=float, default=0.0, show_default=True, help="0: a vector each; 1: one for all."),
+    click.option("--weight-tying", type=float, default=0.0, show_default=True, help="From 0, own vectors, to 1, one."),
     click.option("--projection-seed", type=int, default=42, show_default=True),
     click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
-    click.option("--init-v-bound", type=float, default=0.02, show_default=True, help="Bound of --init-weights uniform."),
+    click.option("--init-v-bound", type=float, default=0.02, show_default=True, help="Of --init-weights uniform."),
     click.option("--tinylora-dropout", "dropout", type=float, default=0.0, show_default=True),
     click.option(
         "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."

@@ -1,7 +1,8 @@
 """The leading singular triplets of a weight, with a certificate, and what PEFT makes of them.
 
 W (out, in) is a weight, U (out, r), S (r,) and Vh (r, in) its r largest singular triplets, W ~ U diag(S) Vh. PEFT's
-factors are A = sqrt(S) Vh (r, in) and B = U sqrt(S) (out, r) (arXiv:2602.04118, section 4; peft/tuners/tinylora/layer.py).
+factors are A = sqrt(S) Vh (r, in) and B = U sqrt(S) (out, r) (arXiv:2602.04118, section 4;
+peft/tuners/tinylora/layer.py).
 
 A full decomposition of a weight of 18944 x 3584 takes tens of seconds; r is 1 to 16. So large weights go through
 `krylov`, and small or flat ones, where that is faster, through the eigenvectors of W^T W in float64.
@@ -9,7 +10,7 @@ A full decomposition of a weight of 18944 x 3584 takes tens of seconds; r is 1 t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -44,8 +45,8 @@ class Certificate:
         Per triplet (s_k - s_{k+1}) / s_1; the last looks at the triplet after those returned, and at 0 where W has no
         more.
     undetermined : tuple of int
-        Places of the triplets that lie so close to a neighbour, or to zero, that rounding turns their vectors: W doesn't
-        determine them, another machine may find others.
+        Places of the triplets that lie so close to a neighbour, or to zero, that rounding turns their vectors: W
+        doesn't determine them, another machine may find others.
     method : "krylov" or "dense"
     iterations : int
         Passes over W.
@@ -76,8 +77,8 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
     """The min(r, out, in) leading singular triplets of W (out, in), of any floating-point dtype, on W's device.
 
     Singular values come within 1e-6 of s_1, vectors, up to sign, within 1e-5 over the relative gap to the nearest other
-    triplet; in float64 within 1e-13 and 1e-12, but for values below 1e-7 of s_1, which come within 1e-8. Signs are fixed by a convention: the entry of each row of Vh that is
-    largest in magnitude (the first of equals) is positive.
+    triplet; in float64 within 1e-13 and 1e-12, but for values below 1e-7 of s_1, which come within 1e-8. Signs are
+    fixed by a convention: the entry of each row of Vh that is largest in magnitude (the first of equals) is positive.
 
     W is widened a block at a time; beside it a few hundred megabytes are needed at most.
 
@@ -194,3 +195,13 @@ def peft_factors(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     U, S, Vh = factors.U.to(dtype), factors.S.to(dtype), factors.Vh.to(dtype)
     root = torch.sqrt(S)
     return (root[:, None] * Vh).float(), (U * root).float()
+
+
+def match_signs(factors: Factors, A: Tensor, B: Tensor) -> Factors:
+    """The same triplets with the signs that A (r, in) and B (out, r) have, as far as these are of the same weight.
+
+    What a library's SVD chose is part of an adapter: flipping a pair u_k, v_k turns R into another matrix.
+    """
+    alike = (factors.U.double() * B.double()).sum(0) + (factors.Vh.double() * A.double()).sum(1)  # (r,)
+    sign = torch.where(alike < 0.0, -1.0, 1.0).to(factors.U.dtype)
+    return replace(factors, U=factors.U * sign, Vh=factors.Vh * sign[:, None])

@@ -2,8 +2,8 @@
 
 Each step multiplies a block of vectors X by W and then by W^T in one pass over W, and adds it to an orthonormal basis
 Q. The Gram matrix of W Q gives, in float64, the Ritz values and vectors; Z = W^T W Q gives their residuals
-without another product. Where the largest singular value dwarfs others, its rounding in the first block blurs them: then
-a second cycle starts from the best vectors of the first, each of which is a column of its own.
+without another product. Where the largest singular value dwarfs others, its rounding in the first block blurs them:
+then a second cycle starts from the best vectors of the first, each of which is a column of its own.
 
 C. Musco and C. Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
 Decomposition", NeurIPS 2015; G. H. Golub, F. T. Luk and M. L. Overton, "A Block Lanczos Method for Computing the
@@ -128,11 +128,12 @@ def _fast_bfloat16(device: torch.device) -> bool:
     """Whether products of bfloat16 matrices beat widening them first."""
     if device.type != "cpu":
         return True
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Basis:
-    """An orthonormal basis Q (short, size) of part of the short side, with Y = W Q, Z = W^T Y, and the Gram matrix of Y."""
+    """An orthonormal basis Q (short, size) of part of the short side, with Y = W Q, Z = W^T Y, and the Gram matrix of
+    Y."""
 
     def __init__(self, short: int, limit: int, device: torch.device) -> None:
         self._Q = torch.empty(short, limit, dtype=torch.float64, device=device)
@@ -221,7 +222,7 @@ class Ritz:
     def residuals(self, zero: float) -> Tensor:
         """||W^T u - s v|| / s_1 with u = W v / s, (k,); 0 where s is at most `zero` of s_1 and u isn't W v."""
         largest = float(self.S[0])
-        known = self.S > zero * largest
+        known = zero * largest < self.S
         return torch.where(known, self.norms / torch.where(known, self.S * largest, 1.0), 0.0)
 
 
@@ -245,8 +246,8 @@ def zero_level(work: torch.dtype) -> float:
 def leading_subspace(W: WideWeight, r: int, X: Tensor) -> Subspace | int:
     """The r leading right singular vectors and a few more, from the start X (short, k), orthonormal and k > r.
 
-    Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to be
-    faster.
+    Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
+    be faster.
     """
     eps = torch.finfo(W.work).eps
     width = X.shape[1]
@@ -292,7 +293,7 @@ def _missing(ritz: Ritz, before: Tensor, work: torch.dtype) -> Tensor:
     S, zero = ritz.S, zero_level(work)
     if S[0] == 0.0:
         return torch.zeros_like(S)
-    return torch.where(S > zero * S[0], ritz.residuals(zero), (S - before).abs() / S[0])
+    return torch.where(zero * S[0] < S, ritz.residuals(zero), (S - before).abs() / S[0])
 
 
 def dense_cost(W: WideWeight) -> float:

@@ -3,7 +3,8 @@
 Tensors `<module>.U` (out, r), `<module>.S` (r,) and `<module>.Vh` (r, in), in float32. Metadata:
 
 - `format`: "tinylora-factors"; `version`: "1"; `rank`: r as it was asked for
-- `modules`: a JSON object from module name to `fingerprint` (sha256 of the weight's dtype, shape and bytes) and what the
+- `modules`: a JSON object from module name to `fingerprint` (sha256 of the weight's dtype, shape and bytes) and what
+the
   factorization reported of itself
 - `tinylora_tools` and `torch`: the versions that made it
 """

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..errors import FormatError, OutputError, TinyLoraError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
 from ..formats.safetensors_file import SafetensorsFile, build_header, write_file
+from .factoring_notes import reduced_ranks, undetermined_vectors
 from .model_modules import Module
 from .new_adapter import open_model
 from .progress import NoProgress, Progress
@@ -34,8 +35,8 @@ class ModuleFactors:
     """How one module's triplets came about.
 
     `shape` is (out, in); `residual` the largest of the triplets' residuals over s_1, `gap` the smallest of their gaps
-    over s_1; `undetermined` counts triplets whose vectors W doesn't determine; `spectrum` holds the first singular values,
-    beyond the r that are stored as lower bounds.
+    over s_1; `undetermined` counts triplets whose vectors W doesn't determine; `spectrum` holds the first singular
+    values, beyond the r that are stored as lower bounds.
     """
 
     name: str
@@ -71,7 +72,7 @@ class FactorOptions:
     """Which modules, how many triplets, and where they are computed."""
 
     rank: int = 2
-    targets: Targets = Targets()
+    targets: Targets = field(default_factory=Targets)
     device: str = "cpu"
     threads: int | None = None
     release: str | None = None
@@ -129,7 +130,7 @@ def factor(
         modules=found,
         reused=sum(m.reused for m in found),
         seconds=time.perf_counter() - started,
-        warnings=_warnings(found, modules, options.rank),
+        warnings=reduced_ranks(modules, options.rank) + undetermined_vectors([m.name for m in found if m.undetermined]),
     )
 
 
@@ -164,7 +165,7 @@ class _Work:
             if file is None or file.rank != self.rank or module.name not in file.modules:
                 continue
             facts = dict(file.modules[module.name])
-            names = {field.name for field in fields(ModuleFactors)}
+            names = {f.name for f in fields(ModuleFactors)}
             if facts.pop("fingerprint") == mark and facts.keys() == names - {"name", "seconds", "reused"}:
                 return file, ModuleFactors(name=module.name, seconds=0.0, reused=True, **facts)
         return None
@@ -186,7 +187,9 @@ def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progres
                 progress.at(module.name)
                 progress.advance(module.tensor.nbytes)
     except KeyboardInterrupt:
-        kept = f"{len(found)} of {len(modules)} modules are kept beside {output}: the same command goes on with the rest"
+        kept = (
+            f"{len(found)} of {len(modules)} modules are kept beside {output}: the same command goes on with the rest"
+        )
         raise KeyboardInterrupt(kept) from None
     return [found[module.name] for module in modules]
 
@@ -270,26 +273,3 @@ def _assemble(whole: Path, work: _Work, modules: Iterable[Module], rank: int) ->
         out.flush()
         os.fsync(out.fileno())
         return out.tell()
-
-
-def _warnings(found: list[ModuleFactors], modules: Iterable[Module], rank: int) -> list[str]:
-    warnings = []
-    smaller = [m for m in modules if m.rank(rank) < rank]
-    if smaller:
-        first = smaller[0]
-        warnings.append(
-            f"{first.name}"
-            + (f" and {len(smaller) - 1} more" if len(smaller) > 1 else "")
-            + f": r={rank} is more than "
-            f"the {first.out_features} x {first.in_features} weight has; reduced to {first.rank(rank)}, as PEFT does"
-        )
-    unclear = [m for m in found if m.undetermined]
-    if unclear:
-        warnings.append(
-            f"{unclear[0].name}"
-            + (f" and {len(unclear) - 1} more" if len(unclear) > 1 else "")
-            + ": singular values lie "
-            "so close together (or to zero) that the weight doesn't determine their vectors; factors computed elsewhere "
-            "will differ, so keep the ones that an adapter was trained with"
-        )
-    return warnings

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..core.lowrank import projected
-from ..core.residual import Triplets, residual_of
-from ..errors import MismatchError, UndeterminedError, UnsupportedError
-from ..formats.checkpoint import Checkpoint
+from ..errors import MismatchError, UnsupportedError
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.tensors import FLOAT_NAMES, numpy_dtype
-from .base_check import OTHER_WEIGHT
 from .load import LoadedAdapter, problems
 from .merge_model import Change, Source, Update
+from .orientation import is_transposed
 from .projections import projections, require_seed
 from .targets import BaseNames, refuse_packed
 
@@ -63,7 +61,7 @@ def gather_updates(
         R = projected(vectors[numbering.group[module]], drawn[module]) * scale  # (r, r)
         R = R / _embedding_scale(names, module, change.group.stored, warnings)
         expected = (parts.out_features, parts.in_features)
-        transposed = _is_transposed(names, adapter, module, expected, change.group.stored)
+        transposed = is_transposed(names, adapter, module, expected, change.group.stored)
         change.updates.append(Update(adapter, module, R, transposed))
 
 
@@ -80,42 +78,6 @@ def _embedding_scale(names: BaseNames, module: str, key: str, warnings: list[str
         return 1.0
     dtype = numpy_dtype(names.base.info(key).dtype)  # the scale is rounded to the weight's
     return float(np.sqrt(float(size)).astype(np.float32).astype(dtype))
-
-
-def _is_transposed(names: BaseNames, adapter: PeftAdapter, module: str, expected: tuple[int, int], key: str) -> bool:
-    """Whether a weight is stored (in, out). The layer's type decides, or else the shape, or for a square weight the
-    weight itself; never the flag in the adapter's configuration, which is what the last layer left there."""
-    shape, kind = names.base.info(key).shape, names.kind(module)
-    if kind is None and shape == expected == expected[::-1]:
-        return _fits_transposed(names.base, adapter, module, key)
-    transposed = kind == "Conv1D" if kind is not None else shape != expected
-    if shape != (expected[::-1] if transposed else expected):
-        wanted = expected[::-1] if kind == "Conv1D" else expected
-        raise MismatchError(
-            f"{module}: the adapter's factors are for a weight of shape {wanted}, {key} is {shape}",
-            where=names.base.path,
-            hint="Is this the base that the adapter was trained on?",
-        )
-    return transposed
-
-
-def _fits_transposed(base: Checkpoint, adapter: PeftAdapter, module: str, key: str) -> bool:
-    """Which way round a square weight has the adapter's singular vectors."""
-    parts = adapter.modules[module]
-    replaced = adapter.replaced.get(f"{module}.weight")
-    W = adapter.file.read(replaced.tensor.name) if replaced else base.shards[base.shard_of[key]].read(key)
-    triplets = Triplets.from_factors(
-        adapter.file.read(parts.A.name), adapter.file.read(parts.B.name), np.dtype(np.float32)
-    )
-    straight, transposed = (residual_of(W, one) for one in (triplets, triplets.transposed()))
-    if min(straight, transposed) > OTHER_WEIGHT or max(straight, transposed) < OTHER_WEIGHT:
-        raise UndeterminedError(
-            f"{module}: its weight is square, its layer's type isn't known, and the weight doesn't tell which way "
-            f"round it is stored (residuals {straight:.2g} and {transposed:.2g})",
-            where=base.path,
-            hint="Is this the adapter's base? Then give it a config.json that names a known architecture.",
-        )
-    return transposed < straight
 
 
 def gather_replacements(

@@ -1,7 +1,7 @@
 """What PEFT would save for a new adapter of a base: its tensors' names, dtypes and shapes, and its configuration.
 
-Source: peft/tuners/tinylora/model.py and peft/utils/save_and_load.py of PEFT 0.21.2. `init` writes these tensors, `count`
-only counts them.
+Source: peft/tuners/tinylora/model.py and peft/utils/save_and_load.py of PEFT 0.21.2. `init` writes these tensors,
+`count` only counts them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..formats.checkpoint import Checkpoint
 from ..formats.peft_adapter import base_key, factor_key, vector_key
 from ..formats.safetensors_file import build_header
 from ..formats.tensors import DTYPE_BITS, TensorInfo
+from .factoring_notes import reduced_ranks
 from .model_modules import ModelModules, Module, model_modules, require_order
 from .selection import Selection, Targets, saved_modules, select
 from .targets import refuse_packed, refuse_quantized
@@ -63,7 +64,7 @@ class Settings:
             raise FormatError("layers_pattern is given without layers_to_transform", hint="Give both, or neither.")
         if self.projection_seed < -(2**63) or self.projection_seed + modules > 2**64:
             raise FormatError(
-                f"projection_seed {self.projection_seed} and the {modules} that follow it aren't all in -2^63 to 2^64 - 1"
+                f"projection_seed is {self.projection_seed}: it, or a seed counted from it, is out of torch's range"
             )
 
 
@@ -153,7 +154,8 @@ def plan_adapter(base: Checkpoint, model: ModelModules, settings: Settings) -> P
     Raises
     ------
     TinyLoraError
-        For settings that PEFT refuses, targets that match nothing or something that can't be adapted, and packed weights.
+        For settings that PEFT refuses, targets that match nothing or something that can't be adapted, and packed
+        weights.
     """
     settings.check()
     selection = select(model, settings.targets, base.path)
@@ -217,15 +219,7 @@ def _is_saved_embedding(name: str, model: ModelModules, selection: Selection) ->
 
 
 def _warnings(model: ModelModules, selection: Selection, settings: Settings) -> list[str]:
-    found = []
-    smaller = [m for m in selection.modules if m.rank(settings.rank) < settings.rank]
-    if smaller:
-        m = smaller[0]
-        more = f" and {len(smaller) - 1} more" if len(smaller) > 1 else ""
-        found.append(
-            f"{m.name}{more}: r={settings.rank} is more than the {m.out_features} x {m.in_features} weight has; "
-            f"reduced to {m.rank(settings.rank)}, as PEFT does"
-        )
+    found = reduced_ranks(selection.modules, settings.rank)
     missing = [end for end in settings.targets.modules_to_save if not any(n.endswith(end) for n in _all_names(model))]
     found += [f"modules_to_save: no module is called {name}" for name in missing]
     if not settings.save_projection:

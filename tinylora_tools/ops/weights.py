@@ -1,4 +1,5 @@
-"""The weights of targeted modules, as torch takes them: read one by one, worked on side by side where they are small."""
+"""The weights of targeted modules, as torch takes them: read one by one, worked on side by side where they are
+small."""
 
 from __future__ import annotations
 
@@ -42,11 +43,14 @@ def fingerprint(stored: Array) -> str:
     return found.hexdigest()
 
 
-def for_each(modules: Sequence[Module], work: Callable[[Module], T], device: torch.device) -> Iterator[tuple[Module, T]]:
+def for_each(
+    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device
+) -> Iterator[tuple[Module, T]]:
     """What `work` makes of each module, in no particular order.
 
     Small weights, whose steps are too short to share between cores, are worked on side by side with one thread each;
-    large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its company.
+    large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its
+    company.
     """
     threads = torch.get_num_threads()
     together = threads if device.type == "cpu" else 1

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from .. import architecture as architectures
-from ..core.factors import Factors, match_signs, peft_factors, top_triplets
 from ..core.lowrank import training_dtype
+from ..core.recomputed import Recomputed, recompute
 from ..core.residual import Triplets, residual_of
-from ..core.torch_arrays import array_of, check_device, tensor_of
+from ..core.torch_arrays import check_device
 from ..errors import MismatchError, TinyLoraError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
 from ..formats.peft_adapter import Factors as StoredFactors
@@ -38,15 +38,6 @@ Verdict = Literal["same-base", "other-dtype", "fine-tuned", "other-model", "unkn
 
 #: From good to bad; the worst of the modules' verdicts is the adapter's.
 _ORDER: tuple[Verdict, ...] = ("unknown", "same-base", "other-dtype", "fine-tuned", "other-model")
-
-#: The share of entries that may differ from PEFT's on the very weight where gaps are wide: rounding that goes the other
-#: way, by one unit.
-_FEW = 0.01
-
-#: What float32 leaves undecided of a vector's entries, as a share of their size, for a gap of 1.
-_NOISE = 5e-7
-
-_UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +149,7 @@ def _check(base: Checkpoint, adapter: PeftAdapter, module: Module, device: torch
     stored = read_weight(base, module)
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
 
-    def verdict(what: Verdict, rho: float | None, note: str = "", found: _Recomputed | None = None) -> ModuleVerdict:
+    def verdict(what: Verdict, rho: float | None, note: str = "", found: Recomputed | None = None) -> ModuleVerdict:
         agreement, difference, gap = (found.agreement, found.difference, found.gap) if found else (None, None, None)
         return ModuleVerdict(module.name, what, rho, agreement, difference, gap, factors_dtype, base_dtype, note)
 
@@ -174,7 +165,7 @@ def _check(base: Checkpoint, adapter: PeftAdapter, module: Module, device: torch
         return verdict("other-dtype", rho, "the weight's rounding hides smaller changes")
     same_dtype = factors_dtype == base_dtype or (factors_dtype, base_dtype) == ("float32", "float64")
     rounded = stored if same_dtype else _rounded(stored, factors_dtype)
-    found = _recompute(rounded, module, device, A, B, factors_dtype)
+    found = recompute(as_matrix(rounded, module, device), A, B, factors_dtype)
     if not found.determined:
         return verdict("same-base" if same_dtype else "other-dtype", rho, "close singular values: not settled", found)
     if not found.same:
@@ -191,58 +182,6 @@ def _rounded(stored: Array, dtype: str) -> Array:
     target = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     with np.errstate(over="ignore"):
         return stored.astype(target)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recomputed:
-    agreement: float | None
-    difference: float
-    gap: float
-    same: bool
-    determined: bool
-
-
-def _recompute(stored: Array, module: Module, device: torch.device, A: Array, B: Array, dtype: str) -> _Recomputed:
-    """Compare A and B with factors computed from the weight, triplet by triplet."""
-    W = as_matrix(stored, module, device)
-    factors = match_signs(top_triplets(W, len(A)), tensor_of(A).to(device), tensor_of(B).to(device))
-    if dtype == "float32":
-        ours_a, ours_b = peft_factors(factors, torch.float32)
-    else:
-        ours_a, ours_b = peft_factors(factors, W.dtype)
-    new_a, new_b = array_of(ours_a), array_of(ours_b)
-    alike, apart, settled = [], [], []
-    values = [*factors.S.tolist(), None]
-    separations = _separations(factors)
-    for k in range(len(factors.S)):
-        mine, theirs = (np.concatenate(pair) for pair in ((new_a[k], new_b[:, k]), (A[k], B[:, k])))
-        wide = theirs.astype(np.float64)
-        norm = float(np.linalg.norm(wide))
-        if norm == 0.0 or not values[k]:
-            continue
-        separation = max(separations[k], 1e-30)
-        apart.append(float(np.linalg.norm(mine.astype(np.float64) - wide)) / norm)
-        alike.append(float(np.mean(mine == theirs.astype(np.float32))))
-        if dtype == "float32":
-            allowed = 40 * _NOISE / separation
-            settled.append(None if allowed > 0.05 else apart[-1] <= allowed)
-        else:
-            allowed = _FEW + 4 * _NOISE / separation / _UNITS[dtype]
-            settled.append(None if allowed > 0.2 else 1.0 - alike[-1] <= allowed)
-    known = [answer for answer in settled if answer is not None]
-    return _Recomputed(
-        agreement=None if dtype == "float32" or not alike else min(alike),
-        difference=max(apart, default=0.0),
-        gap=min(separations),
-        same=all(known),
-        determined=bool(known),
-    )
-
-
-def _separations(factors: Factors) -> list[float]:
-    """Each triplet's distance to its nearest neighbour, over s_1."""
-    gaps = factors.certificate.gaps
-    return [min(gap, gaps[k - 1] if k else gap) for k, gap in enumerate(gaps)]
 
 
 def by_verdict(report: BaseReport) -> Mapping[Verdict, int]:

@@ -183,6 +183,7 @@ def collect_family(family: str) -> dict[str, Any]:
         leave_uninitialised(getattr(transformers, name))
     lists, stored, fused, ties, scaled = [], {}, set(), {}, set()
     patterns: dict[str, set[str]] = {name: set() for name in names}
+    inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
     prefix, default = "", None
     for config in configurations(family):
@@ -194,8 +195,9 @@ def collect_family(family: str) -> dict[str, Any]:
             prefix = model_class.base_model_prefix or prefix
             lists.append({generalised(n): kind for n, m in model.named_modules() if (kind := kind_of(m))})
             patterns[name] |= lists[-1].keys()
-            if (head := model.get_output_embeddings()) is not None:
-                outputs[name] = next(n for n, m in model.named_modules() if m is head)
+            for found, module in ((inputs, input_embeddings(model)), (outputs, model.get_output_embeddings())):
+                if module is not None and kind_of(module):
+                    found[name] = next(n for n, m in model.named_modules() if m is module)
             scaled |= {generalised(n) for n, m in model.named_modules() if kind_of(m) == "E" and is_scaled(m)}
     first = next(configurations(family))
     default = bool(getattr(type(first)(), "tie_word_embeddings", False))
@@ -223,12 +225,21 @@ def collect_family(family: str) -> dict[str, Any]:
         "leaves_of": {
             name: as_ranges([i for i, leaf in enumerate(leaves) if leaf[2:] in patterns[name]]) for name in names
         },
+        "inputs": inputs,
         "outputs": outputs,
         "stored": {p: k for p, k in sorted(stored.items()) if p != k},
         "fused": sorted(fused - stored.keys()),
         "scaled": sorted(scaled),
         "ties": ties,
     }
+
+
+def input_embeddings(model: Any) -> Any:
+    """A model's input embedding; None where it has none."""
+    try:
+        return model.get_input_embeddings()
+    except NotImplementedError:
+        return None
 
 
 def as_ranges(numbers: list[int]) -> str:
@@ -371,7 +382,9 @@ def merge(inputs: list[Path]) -> None:
             "classes": sorted({name for data in of_release.values() for name in data["classes"]}),
             "ties": agreed_ties([data["ties"] for data in of_release.values()]),
             "generations": {
-                release: {key: data[key] for key in ("leaves", "leaves_of", "outputs", "stored", "fused", "scaled")}
+                release: {
+                    key: data[key] for key in ("leaves", "leaves_of", "inputs", "outputs", "stored", "fused", "scaled")
+                }
                 for release, data in of_release.items()
             },
         }

@@ -44,7 +44,7 @@ class Generation:
     """A family's modules as one release of transformers has them.
 
     `kinds` maps each pattern to its type, in named_modules() order; `stored` parameter patterns to those they are saved
-    under, where these differ; `outputs` a class to its output embedding, if it has one.
+    under, where these differ; `inputs` and `outputs` a class to its input and output embedding, if it has one.
     """
 
     def __init__(self, release: str, data: Mapping[str, Any]) -> None:
@@ -53,6 +53,7 @@ class Generation:
         self.stored: Mapping[str, str] = data["stored"]
         self.fused = frozenset(data["fused"])
         self.scaled = frozenset(data["scaled"])
+        self.inputs: Mapping[str, str] = data["inputs"]
         self.outputs: Mapping[str, str] = data["outputs"]
         self._leaves_of: Mapping[str, str] = data["leaves_of"]
         self._rank: dict[str, int] = {}

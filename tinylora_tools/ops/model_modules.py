@@ -53,14 +53,15 @@ class ModelModules:
         In named_modules() order, where `ordered`.
     parameters : Mapping[str, str]
         Every parameter's name in the model to the tensor that holds it; tied ones come under each of their names.
-    output : str, optional
-        The output embedding, which "all-linear" leaves out.
+    input, output : str, optional
+        The input embedding; the output embedding, which "all-linear" leaves out.
     architecture : Architecture, optional
     ordered : bool
     """
 
     modules: Mapping[str, Module]
     parameters: Mapping[str, str]
+    input: str | None
     output: str | None
     architecture: Architecture | None
     ordered: bool
@@ -120,8 +121,9 @@ def model_modules(
             found[name] = Module(name, generation.kinds[generalised(name)], base.info(key))
     order = list(module_order) if module_order is not None else sorted(found, key=generation.sort_key)
     modules = {name: found[name] for name in _checked(order, found, base)}
-    output = generation.outputs.get(architecture.class_name)
-    return ModelModules(modules, parameters, output, architecture, ordered=True)
+    name = architecture.class_name
+    ends = generation.inputs.get(name), generation.outputs.get(name)
+    return ModelModules(modules, parameters, *ends, architecture, ordered=True)
 
 
 def _parameters(
@@ -165,7 +167,7 @@ def _by_name(base: Checkpoint, module_order: Sequence[str] | None) -> ModelModul
             found[name] = Module(name, kind, info)
     order = _natural_order(found) if module_order is None else _checked(module_order, found, base)
     output = "lm_head" if "lm_head" in found else None
-    return ModelModules({n: found[n] for n in order}, parameters, output, None, ordered=module_order is not None)
+    return ModelModules({n: found[n] for n in order}, parameters, None, output, None, ordered=module_order is not None)
 
 
 def _natural_order(names: Iterable[str]) -> list[str]:

@@ -213,9 +213,7 @@ def _is_saved_embedding(name: str, model: ModelModules, selection: Selection) ->
         chosen = any(re.fullmatch(wanted, n) for n in named)
     else:
         chosen = any(n in wanted for n in _SAVED_EMBEDDINGS)
-    last = name.rpartition(".")[2]
-    is_input = model.modules[name].kind == "Embedding" and last == "embed_tokens"
-    return chosen and (is_input or name == model.output)
+    return chosen and name in (model.input, model.output)
 
 
 def _warnings(model: ModelModules, selection: Selection, settings: Settings) -> list[str]:

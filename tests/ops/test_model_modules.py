@@ -1,0 +1,94 @@
+"""The modules read off a checkpoint's headers against those of the model that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from fixture_data import fixture
+
+from tinylora_tools import architecture
+from tinylora_tools.errors import MismatchError, UndeterminedError
+from tinylora_tools.formats.checkpoint import read_checkpoint
+from tinylora_tools.ops.model_modules import model_modules, require_order
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import make_architectures as script
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}
+
+#: A shape whose head has another name when it is tied: no adapter is made for it.
+UNLIKE = {"DebertaV2ForMaskedLM"}
+
+
+@pytest.mark.parametrize("family", architecture.known_model_types())
+def test_modules_are_the_model_s(family: str, tmp_path: Path) -> None:
+    """Every class of the family in every shape, tied and not: names, order, types and shapes."""
+    names, _ = script.classes(family)
+    for number, config in enumerate(script.configurations(family)):
+        for name in names:
+            for tied in (False, True):
+                model_class = getattr(transformers, name)
+                script.leave_uninitialised(model_class)
+                config.architectures, config.tie_word_embeddings = [name], tied
+                model = model_class(config)
+                directory = tmp_path / f"{name}-{number}-{tied}"
+                model.save_pretrained(directory)
+                base = read_checkpoint(directory)
+                found = model_modules(base, architecture.from_config(base.config or {}))
+                theirs = {n: m for n, m in model.named_modules() if script.kind_of(m)}
+                if name in UNLIKE:
+                    assert found.modules.keys() >= theirs.keys()
+                    continue
+                assert list(found.modules) == list(theirs), name
+                for module, layer in theirs.items():
+                    assert found.modules[module].kind == KINDS[script.kind_of(layer) or ""]
+                    assert found.modules[module].tensor.shape == tuple(layer.weight.shape)
+                output = model.get_output_embeddings()
+                assert (found.output is None) == (output is None)
+                assert output is None or theirs[found.output or ""] is output
+
+
+def test_a_bare_checkpoint_is_loaded_into_the_class_with_a_head() -> None:
+    base = read_checkpoint(fixture("peft021-bare").base)
+    found = model_modules(base, architecture.from_config({**(base.config or {}), "architectures": ["GPT2LMHeadModel"]}))
+    assert next(iter(found.modules)) == "transformer.wte"
+    assert found.output == "lm_head"
+
+
+def test_both_generations_of_names() -> None:
+    base = read_checkpoint(fixture("peft019-experts").base)
+    known = architecture.from_config(base.config or {})
+    assert not any("experts" in name for name in model_modules(base, known).modules)
+    old = model_modules(base, known, release="4").modules
+    assert "model.layers.0.block_sparse_moe.experts.0.w1" in old
+
+
+def test_without_an_architecture_names_are_the_tensors(tmp_path: Path) -> None:
+    base = read_checkpoint(fixture("peft021-layers").base / "model.safetensors")
+    found = model_modules(base, None)
+    assert found.modules["model.embed_tokens"].kind == "Embedding"
+    assert found.modules["model.layers.1.mlp.up_proj"].kind == "Linear"
+    with pytest.raises(UndeterminedError, match="order of modules") as caught:
+        require_order(found, base)
+    assert "--module-order" in str(caught.value.hint)
+
+
+def test_module_order_is_followed_and_checked() -> None:
+    base = read_checkpoint(fixture("peft021-layers").base)
+    names = ["model.layers.1.mlp.up_proj", "model.layers.0.mlp.up_proj"]
+    assert list(model_modules(base, None, module_order=names).modules) == names
+    with pytest.raises(MismatchError, match="no weight matrix"):
+        model_modules(base, None, module_order=["model.layers.9.mlp.up_proj"])
+
+
+def test_a_class_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
+    base = read_checkpoint(fixture("peft021-layers").base)
+    config = json.loads((fixture("peft021-layers").base / "config.json").read_text())
+    with pytest.raises(UndeterminedError, match="no class 'Nobody'"):
+        model_modules(base, architecture.from_config({**config, "architectures": ["Nobody"]}))

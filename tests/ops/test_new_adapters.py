@@ -1,0 +1,254 @@
+"""count and init against the installed PEFT."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from fixture_data import FIXTURES, ROOT, Fixture, fixture
+
+from tinylora_tools.core.tying import group_count
+from tinylora_tools.errors import TinyLoraError
+from tinylora_tools.formats.safetensors_file import read_header
+from tinylora_tools.ops.count import CountReport, count, within_budget
+from tinylora_tools.ops.init import init
+from tinylora_tools.ops.new_adapter import Settings
+from tinylora_tools.ops.selection import Targets, default_targets, parse_targets
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import make_default_targets
+
+#: Added to a model that had an adapter already: PEFT 0.19 numbered its groups by that one's modules.
+NUMBERED_BY_ANOTHER = {"peft019-two"}
+
+
+def settings_of(config: dict[str, Any]) -> Settings:
+    """The settings that an adapter_config.json says."""
+    wanted = config["target_modules"]
+    layers, pattern = config["layers_to_transform"], config["layers_pattern"]
+    targets = Targets(
+        modules=wanted if wanted is None or isinstance(wanted, str) else tuple(wanted),
+        modules_to_save=tuple(config["modules_to_save"] or ()),
+        layers_to_transform=(layers,) if isinstance(layers, int) else tuple(layers or ()),
+        layers_pattern=(pattern,) if isinstance(pattern, str) else tuple(pattern or ()),
+        task_type=config["task_type"],
+    )
+    return Settings(
+        targets=targets,
+        rank=config["r"],
+        proj_dim=config["u"],
+        weight_tying=config["weight_tying"],
+        projection_seed=config["projection_seed"],
+        save_projection=config["save_projection"],
+        bias=config["bias"],
+    )
+
+
+def counted(case: Fixture) -> tuple[CountReport, dict[str, Any]]:
+    config = json.loads((case.adapter / "adapter_config.json").read_text())
+    release = "4" if case.name == "peft019-experts" else None
+    return count(case.base, settings_of(config), release=release), config
+
+
+@pytest.mark.parametrize("case", FIXTURES, ids=lambda case: case.name)
+def test_count_agrees_with_peft(case: Fixture) -> None:
+    """Modules in order, groups, v and the file's tensors of every fixture."""
+    report, config = counted(case)
+    assert [m.name for m in report.modules] == [m["name"] for m in case.modules]
+    assert [m.kind for m in report.modules] == [m["kind"] for m in case.modules]
+    if case.name in NUMBERED_BY_ANOTHER:
+        return
+    assert [m.group for m in report.modules] == [m["group"] for m in case.modules]
+    path = next(path for path in case.adapter.glob("adapter_model.*"))
+    if path.suffix != ".safetensors":
+        return
+    file = read_header(path)
+    vectors = [info for name, info in file.tensors.items() if ".tinylora_v." in name]
+    assert report.trainable_parameters == sum(info.parameters for info in vectors)
+    assert report.groups[-1].group + 1 == len(report.groups) == len(vectors)
+    if not case.name.startswith(("peft019", "peft020")) or config["bias"] == "none":
+        if case.name != "peft021-no-autocast":
+            assert report.stored_parameters == sum(info.parameters for info in file.tensors.values())
+            assert report.stored_bytes == file.size
+
+
+def test_default_targets_are_the_installed_peft_s() -> None:
+    data = json.loads((Path(make_default_targets.OUTPUT)).read_text())
+    assert data["targets"] == make_default_targets.default_targets()["targets"]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("q_proj", ("q_proj",)),
+        ("q_proj, v_proj", ("q_proj", "v_proj")),
+        ("All-Linear", "all-linear"),
+        (r".*\.[qv]_proj", r".*\.[qv]_proj"),
+        ("a{1,2}", "a{1,2}"),
+        ("model.layers.0.mlp.up_proj", ("model.layers.0.mlp.up_proj",)),
+    ],
+)
+def test_targets_are_names_or_an_expression(text: str, meant: object) -> None:
+    assert parse_targets(text) == meant
+
+
+@pytest.mark.parametrize("modules", [1, 2, 7, 84, 196])
+@pytest.mark.parametrize("budget", [1, 13, 100, 5000])
+def test_budgets_are_kept_and_used(modules: int, budget: int) -> None:
+    found = within_budget(modules, budget)
+    assert found
+    for setting in found:
+        assert setting.groups == group_count(modules, setting.weight_tying)
+        assert setting.trainable_parameters == setting.u * setting.groups <= budget
+        assert (setting.u + 1) * setting.groups > budget
+    assert found == sorted(found, key=lambda s: -s.trainable_parameters)
+    assert any(s.groups == 1 and s.u == budget for s in found)
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "defaults": ("qwen2-bf16", "AutoModelForCausalLM", {"task_type": "CAUSAL_LM"}),
+    "all-linear": (
+        "llama-sharded-bf16",
+        "AutoModelForCausalLM",
+        {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "u": 13, "weight_tying": 1.0},
+    ),
+    "expression": (
+        "llama-fp32",
+        "AutoModelForCausalLM",
+        {"task_type": "CAUSAL_LM", "target_modules": r".*\.(self_attn\.[qk]_proj|mlp\.up_proj)", "r": 4, "weight_tying": 0.3},
+    ),
+    "layers": (
+        "qwen2-bf16",
+        "AutoModelForCausalLM",
+        {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1, 10], "layers_pattern": ["layers"], "u": 3},
+    ),
+    "embedding, all biases": (
+        "qwen2-tied-bf16",
+        "AutoModelForCausalLM",
+        {"task_type": "CAUSAL_LM", "target_modules": ["embed_tokens", "q_proj"], "bias": "all", "u": 3},
+    ),
+    "head": ("llama-fp16", "AutoModelForCausalLM", {"target_modules": ["lm_head", "o_proj"], "r": 1, "u": 1}),
+    "own biases": ("bert-fp32", "AutoModelForSequenceClassification", {"bias": "tinylora_only", "u": 2}),
+    "classifier": (
+        "bert-fp32",
+        "AutoModelForSequenceClassification",
+        {"task_type": "SEQ_CLS", "target_modules": "all-linear", "u": 2},
+    ),
+    "modules to save": (
+        "llama-fp32",
+        "AutoModelForCausalLM",
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "save_projection": False},
+    ),
+    "Conv1D": ("gpt2-fp32", "AutoModelForCausalLM", {"target_modules": ["c_attn", "c_proj", "wte"], "u": 3}),
+    "a bare base": ("gpt2-bare-fp32", "GPT2Model", {"target_modules": ["c_fc"], "u": 3}),
+    "encoder-decoder": ("t5-fp32", "AutoModelForSeq2SeqLM", {"task_type": "SEQ_2_SEQ_LM", "target_modules": "all-linear"}),
+    "mixed dtypes": ("t5-fp16", "AutoModelForSeq2SeqLM", {"target_modules": ["q", "wo"], "u": 5}),
+    "renamed modules": ("vit-fp32", "AutoModelForImageClassification", {"target_modules": "all-linear", "u": 2}),
+    "rank above the size": ("neox-bf16", "AutoModelForCausalLM", {"r": 64, "u": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_init_writes_what_peft_writes_and_peft_trains_it(name: str, tmp_path: Path) -> None:
+    base, auto, arguments = CASES[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, auto).from_pretrained(ROOT / "bases" / base, dtype="auto")
+    theirs = peft.get_peft_model(model, peft.TinyLoraConfig(**arguments))
+    theirs.save_pretrained(tmp_path / "theirs")
+    init(ROOT / "bases" / base, tmp_path / "ours", settings_of({**DEFAULTS, **arguments}))
+
+    ours_file, theirs_file = (read_header(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
+    mine = {name: (info.dtype, info.shape) for name, info in ours_file.tensors.items()}
+    peft_s = {name: (info.dtype, info.shape) for name, info in theirs_file.tensors.items()}
+    if name == "mixed dtypes":  # transformers widens wo of a T5 in fp16 as it loads it; the file says fp16
+        assert mine.keys() == peft_s.keys()
+    else:
+        assert mine == peft_s
+        assert ours_file.size == theirs_file.size
+        for key in mine:
+            if not key.endswith(("tinylora_A", "tinylora_B")):
+                assert np.array_equal(ours_file.read(key), theirs_file.read(key)), key
+    config, other = (json.loads((tmp_path / who / "adapter_config.json").read_text()) for who in ("ours", "theirs"))
+    assert config.keys() == other.keys()
+    for key in config.keys() - {"auto_mapping", "target_modules", "base_model_name_or_path"}:
+        assert config[key] == other[key], key
+
+    fresh = getattr(transformers, auto).from_pretrained(ROOT / "bases" / base, dtype="auto")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = peft.PeftModel.from_pretrained(fresh, tmp_path / "ours", is_trainable=True)
+    said = [str(w.message) for w in caught]
+    assert not [text for text in said if re.search("missing|unexpected", text)]
+    state = {k: v for k, v in loaded.state_dict().items() if "tinylora_" in k}
+    assert state.keys() == {k for k in theirs.state_dict() if "tinylora_" in k}
+
+    for trained in (theirs, loaded):
+        with torch.no_grad():
+            for key, parameter in sorted(trained.named_parameters()):
+                if "tinylora_v" in key:
+                    parameter.copy_(torch.linspace(-0.05, 0.05, parameter.numel()))
+    align_signs(theirs, loaded)
+    for part in inputs_of(loaded):
+        with torch.no_grad():
+            one, two = loaded(**part)[0].float(), theirs(**part)[0].float()
+        assert torch.allclose(one, two, atol=2e-2 if "16" in base else 1e-4), float((one - two).abs().max())
+        loaded.train()
+        loaded(**part)[0].float().sum().backward()
+    gradients = [p.grad for key, p in loaded.named_parameters() if "tinylora_v" in key]
+    assert gradients and all(g is not None and torch.isfinite(g).all() for g in gradients)
+
+
+DEFAULTS: dict[str, Any] = {
+    "r": 2, "u": 64, "weight_tying": 0.0, "projection_seed": 42, "save_projection": True, "bias": "none",
+    "target_modules": None, "modules_to_save": None, "layers_to_transform": None, "layers_pattern": None,
+    "task_type": None,
+}  # fmt: skip
+
+
+def align_signs(theirs: Any, ours: Any) -> None:
+    """Give PEFT's factors the signs of ours: a library's SVD chooses them, and with them what v means."""
+    mine = dict(ours.named_buffers())
+    for key, A in dict(theirs.named_buffers()).items():
+        if "tinylora_A" in key:
+            sign = torch.sign((A * mine[key]).sum(1))
+            A.mul_(sign[:, None])
+            dict(theirs.named_buffers())[key.replace("tinylora_A", "tinylora_B")].mul_(sign)
+
+
+def inputs_of(model: Any) -> list[dict[str, torch.Tensor]]:
+    if "vit" in model.config.model_type:
+        return [{"pixel_values": torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)}]
+    ids = torch.arange(8).reshape(1, 8)
+    return [{"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}]
+
+
+def test_uniform_v_comes_from_a_recorded_seed(tmp_path: Path) -> None:
+    base = fixture("peft021-13-numbers").base
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        init(base, tmp_path / name, Settings(init_weights="uniform", init_v_bound=0.1), init_seed=seed)
+    files = [read_header(tmp_path / name / "adapter_model.safetensors") for name in "abc"]
+    assert files[0].metadata == {"format": "pt", "init_seed": "5"}
+    v = [file.read("base_model.tinylora_v.3") for file in files]
+    assert np.array_equal(v[0], v[1])
+    assert not np.array_equal(v[0], v[2])
+    assert 0.05 < np.abs(v[0]).max() <= 0.1
+    assert not np.array_equal(v[0], files[0].read("base_model.tinylora_v.4"))
+
+
+def test_default_targets_need_a_known_model() -> None:
+    from tinylora_tools.formats.checkpoint import read_checkpoint
+    from tinylora_tools.ops.model_modules import model_modules
+
+    base = read_checkpoint(fixture("peft021-layers").base)
+    with pytest.raises(TinyLoraError, match="no default targets"):
+        default_targets(model_modules(base, None), base.path)

@@ -68,3 +68,15 @@ def copied(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         return adapter, base
 
     return copy
+
+
+@pytest.fixture
+def leave_uninitialised(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+    """Keep a class of transformers from giving its weights their initial values, for this test."""
+
+    def leave(model_class: type) -> None:
+        for base in model_class.__mro__:
+            if "_init_weights" in vars(base):
+                monkeypatch.setattr(base, "_init_weights", lambda *_: None)
+
+    return leave

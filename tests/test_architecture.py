@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ def test_knows_what_people_use() -> None:
 
 
 @pytest.mark.parametrize("family", architecture.known_model_types())
-def test_order_and_types_are_those_of_named_modules(family: str) -> None:
+def test_order_and_types_are_those_of_named_modules(family: str, leave_uninitialised: Callable[[type], None]) -> None:
     """Every class of the family, in every shape: modules shuffled and sorted come back in named_modules() order."""
     names, _ = script.classes(family)
     assert names
     for config in script.configurations(family):
         for name in names:
             model_class = getattr(transformers, name)
-            script.leave_uninitialised(model_class)
+            leave_uninitialised(model_class)
             config.architectures = [name]
             with torch.device("meta"):
                 model = model_class(config)
@@ -79,14 +80,16 @@ def stored_and_ties(model_class: Any, config: Any, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", architecture.known_model_types())
-def test_stored_names_and_ties_are_those_of_save_pretrained(family: str) -> None:
+def test_stored_names_and_ties_are_those_of_save_pretrained(
+    family: str, leave_uninitialised: Callable[[type], None]
+) -> None:
     """For the class with a head that each family is best known for."""
     names, bare = script.classes(family)
     known = [name for name in names if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))]
     name = (known or [name for name in names if name.endswith("ForMaskedLM")] or [bare])[-1]
     config = next(script.configurations(family))
     config.architectures = [name]
-    script.leave_uninitialised(getattr(transformers, name))
+    leave_uninitialised(getattr(transformers, name))
     stored_and_ties(getattr(transformers, name), config, family)
 
 

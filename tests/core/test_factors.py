@@ -9,7 +9,7 @@ import torch
 from peft import TinyLoraConfig, get_peft_model
 from torch import Tensor
 
-from tinylora_tools.core import krylov
+from tinylora_tools.core import krylov, wide_weight
 from tinylora_tools.core.factors import Factors, match_signs, peft_factors, top_triplets
 from tinylora_tools.errors import FormatError
 
@@ -38,7 +38,9 @@ MATRICES: dict[str, Callable[[], Tensor]] = {
     "power law": lambda: with_values(900, 700, counted(600) ** -0.5),
     "steep power law": lambda: with_values(700, 900, counted(600) ** -1.5),
     "exponential": lambda: with_values(500, 800, 10.0 ** (-counted(300) / 4)),
-    "cluster of 4": lambda: with_values(800, 700, torch.cat([1 + 1e-4 * counted(4).flip(0), 0.5 * counted(300) ** -0.3])),
+    "cluster of 4": lambda: with_values(
+        800, 700, torch.cat([1 + 1e-4 * counted(4).flip(0), 0.5 * counted(300) ** -0.3])
+    ),
     "cluster of 20": lambda: with_values(800, 700, torch.cat([torch.ones(20).double(), 0.5 * counted(300) ** -0.3])),
     "rank deficient": lambda: torch.cat([with_values(600, 400, counted(3)), torch.zeros(600, 100).double()], 1),
     "zero": lambda: torch.zeros(300, 400).double(),
@@ -50,7 +52,7 @@ MATRICES: dict[str, Callable[[], Tensor]] = {
     "small": lambda: gaussian(5, 7),
     "large numbers": lambda: gaussian(300, 400) * 1e18,
     "small numbers": lambda: gaussian(300, 400) * 1e-20,
-}  # fmt: skip
+}
 
 
 def errors(W: Tensor, found: Factors) -> tuple[float, float, float, float]:
@@ -107,7 +109,7 @@ def test_both_routes_and_the_rough_start_agree(monkeypatch: pytest.MonkeyPatch) 
     W = MATRICES["power law"]().to(torch.bfloat16)
     plain = top_triplets(W, 4)
     assert plain.certificate.method == "krylov"
-    monkeypatch.setattr(krylov, "_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(wide_weight, "_fast_bfloat16", lambda device: False)
     slow = top_triplets(W, 4)
     assert slow.certificate.iterations > plain.certificate.iterations
     monkeypatch.setattr(krylov, "dense_cost", lambda W: 0.0)

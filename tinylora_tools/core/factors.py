@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from . import krylov
-from .krylov import WideWeight
+from .wide_weight import WideWeight, orthonormal
 
 #: Where the random start of the iteration comes from.
 DEFAULT_SEED = 0
@@ -139,7 +139,7 @@ def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor,
     if 4 * width <= W.short and krylov.starting_cost(W, width) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(W.short, width, generator=generator, dtype=torch.float64)
-        found = krylov.leading_subspace(W, r, krylov.orthonormal(start).to(W.device))
+        found = krylov.leading_subspace(W, r, orthonormal(start).to(W.device))
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found

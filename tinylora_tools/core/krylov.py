@@ -13,14 +13,12 @@ Singular Values and Corresponding Singular Vectors of a Matrix", ACM TOMS 7 (198
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-#: Elements of W that are widened at a time: few enough for the caches of a core.
-_BLOCK_ELEMENTS = 1 << 20
+from .wide_weight import WideWeight, orthonormal
 
 #: Bytes that a basis, with its products, may take before the iteration starts over from its best vectors.
 _BASIS_BYTES = 160_000_000
@@ -34,101 +32,8 @@ _NEXT_TOLERANCE = 1e-3
 #: Bytes that the dense route may take: the Gram matrix, its eigenvectors, and as much again to find them.
 DENSE_BYTES = 420_000_000
 
-#: Applications of W^T W in bfloat16 before the iteration proper.
-_ROUGH_STEPS = 3
-
 #: Cycles after which what was reached is returned, with its residuals.
 _CYCLES = 12
-
-
-class WideWeight:
-    """A weight as an operator, widened a few rows (or columns) at a time.
-
-    It acts on its shorter side: as W where W is tall, as W^T where it is wide. In this module W stands for either, and
-    is (long, short).
-    """
-
-    def __init__(self, W: Tensor, work: torch.dtype) -> None:
-        self.transposed = W.shape[0] < W.shape[1]
-        self.work, self.device = work, W.device
-        self.long, self.short = max(W.shape), min(W.shape)
-        self._W = W
-        step = max(16, _BLOCK_ELEMENTS // self.short)
-        if W.device.type != "cpu":
-            step *= 64  # a GPU wants more at once, and has no cache to respect
-        self._step = min(step, self.long)
-        shape = (self.short, self._step) if self.transposed else (self._step, self.short)
-        self._buffer = None if W.dtype == work else torch.empty(shape, dtype=work, device=W.device)
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Consecutive rows of W and their values, (rows, short), in the work dtype. The values' memory is reused."""
-        buffer = self._buffer
-        for first in range(0, self.long, self._step):
-            part = slice(first, min(first + self._step, self.long))
-            size = part.stop - first
-            if self.transposed:
-                block = self._W[:, part]
-                yield part, (block if buffer is None else buffer[:, :size].copy_(block)).T
-            else:
-                block = self._W[part]
-                yield part, block if buffer is None else buffer[:size].copy_(block)
-
-    def apply(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Y = W X in the work dtype, (long, k), and Z = W^T Y in float64, (short, k), for X (short, k)."""
-        X = X.to(self.work)
-        Y = torch.empty(self.long, X.shape[1], dtype=self.work, device=self.device)
-        Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
-        for part, block in self.blocks():
-            torch.mm(block, X, out=Y[part])
-            Z += block.T @ Y[part]
-        return Y, Z
-
-    def aim(self, X: Tensor) -> Tensor:
-        """Orthonormal columns near the leading right vectors, (short, k), for a random X (short, k).
-
-        A start may be as rough as it likes: where bfloat16 has fast products of its own, it costs little to take one
-        that W^T W has been applied to.
-        """
-        if self._W.dtype != torch.bfloat16 or not _fast_bfloat16(self.device):
-            return X
-        W = self._W.T if self.transposed else self._W
-        for _ in range(_ROUGH_STEPS):
-            X = orthonormal((W.T @ (W @ X.to(torch.bfloat16))).to(torch.float64))
-        return X
-
-    def apply_transposed(self, Y: Tensor) -> Tensor:
-        """W^T Y in float64, (short, k), for Y (long, k)."""
-        Y = Y.to(self.work)
-        Z = torch.zeros(self.short, Y.shape[1], dtype=torch.float64, device=self.device)
-        for part, block in self.blocks():
-            Z += block.T @ Y[part]
-        return Z
-
-    def right_vectors(self) -> Tensor:
-        """All right singular vectors in float64, (short, short), by descending singular value: the dense route.
-
-        Where the work dtype is float64, of W itself, so that small values keep their accuracy; else of its Gram matrix,
-        whose rounding in float64 is far below float32's.
-        """
-        if self.work == torch.float64:
-            W = torch.empty(self.long, self.short, dtype=torch.float64, device=self.device)
-            for part, block in self.blocks():
-                W[part] = block
-            Vh: Tensor = torch.linalg.svd(W, full_matrices=False).Vh
-            return Vh.T
-        G = torch.zeros(self.short, self.short, dtype=torch.float64, device=self.device)
-        for _, block in self.blocks():
-            wide = block.to(torch.float64)
-            G.addmm_(wide.T, wide)
-        vectors: Tensor = torch.linalg.eigh(G).eigenvectors
-        return vectors.flip(1)
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices beat widening them first."""
-    if device.type != "cpu":
-        return True
-    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Basis:
@@ -202,12 +107,6 @@ class Basis:
         X = X @ (w[:, keep] / squares[keep].sqrt())
         X = X - Q @ (Q.T @ X)
         return orthonormal(X)
-
-
-def orthonormal(X: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of X (n, k), k at most n."""
-    Q: Tensor = torch.linalg.qr(X).Q
-    return Q
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,5 +66,5 @@ def read_factors(path: Path) -> FactorsFile:
 
 def metadata_of(rank: int, modules: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str]) -> dict[str, str]:
     """The metadata of a file with these modules."""
-    text = json.dumps(modules, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(modules, separators=(",", ":"))
     return {"format": FORMAT, "version": VERSION, "rank": str(rank), "modules": text, **versions}

@@ -112,15 +112,11 @@ def factor(
     for module in modules:
         refuse_packed(checkpoint, module.tensor.name)
     older = _older(output, force=options.force)
+    if older is not None and not options.force:
+        _refuse_another(older, checkpoint, modules, options.rank, output)
     with resumable_file(output) as (parts, whole):
         work = _Work(checkpoint, options.rank, device, parts, older)
         found = _all(work, modules, output, progress)
-        if older is not None and not options.force and not any(m.reused for m in found):
-            raise OutputError(
-                "exists already and holds factors of other weights",
-                where=output,
-                hint="Name another output, or replace it with --force.",
-            )
         written = _assemble(whole, work, modules, options.rank)
     return FactorReport(
         output=str(output),
@@ -144,6 +140,18 @@ def _older(output: Path, *, force: bool) -> FactorsFile | None:
         if force and output.is_file():
             return None
         raise OutputError(f"exists already, and {error.what}", where=output, hint=error.hint) from None
+
+
+def _refuse_another(older: FactorsFile, base: Checkpoint, modules: Sequence[Module], rank: int, output: Path) -> None:
+    """Raise OutputError if the output holds nothing that this run would write too."""
+    hint = "Name another output, or replace it with --force."
+    if older.rank != rank:
+        raise OutputError(f"exists already and holds factors with r={older.rank}", where=output, hint=hint)
+    for module in modules:
+        facts = older.modules.get(module.name)
+        if facts is not None and facts["fingerprint"] == fingerprint(read_weight(base, module)):
+            return
+    raise OutputError("exists already and holds factors of other weights", where=output, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def refuse_quantized(base: Checkpoint) -> None:
         raise UnsupportedError(
             f"the base is quantized ({method})",
             where=base.path,
-            hint="Merge into the unquantized model that it was made from, and quantize the result.",
+            hint="Use the unquantized model that it was made from; quantize what comes of it.",
         )
 
 
@@ -123,5 +123,5 @@ def refuse_packed(base: Checkpoint, key: str) -> None:
         raise UnsupportedError(
             f"{key} is stored as {info.dtype}: the base is quantized",
             where=base.path,
-            hint="Merge into the unquantized model that it was made from, and quantize the result.",
+            hint="Use the unquantized model that it was made from; quantize what comes of it.",
         )

@@ -124,7 +124,14 @@ def test_copies_what_belongs_to_the_model(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["merge", "--help"], ["inspect", "ADAPTER"], ["inspect", "BASE"], ["merge", "ADAPTER", "-o", "OUT"]],
+    [
+        ["--help"],
+        ["merge", "--help"],
+        ["inspect", "ADAPTER"],
+        ["inspect", "BASE"],
+        ["merge", "ADAPTER", "-o", "OUT"],
+        ["count", "BASE", "--budget", "13"],
+    ],
     ids=" ".join,
 )
 def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        kept = printable(str(error)) or "nothing was kept"
+        kept = printable(str(error.__cause__ or error)) or "nothing was kept"  # click wraps the interrupt
         click.echo(f"Interrupted; {kept}.", err=True)
         sys.exit(130)
     except BrokenPipeError:

@@ -10,6 +10,9 @@ from torch import Tensor
 #: Elements of W that are widened at a time: few enough for the caches of a core.
 _BLOCK_ELEMENTS = 1 << 20
 
+#: Elements of W that are multiplied at a time before that.
+_ROUGH_ELEMENTS = 1 << 23
+
 #: Applications of W^T W in bfloat16 before the iteration proper.
 _ROUGH_STEPS = 3
 
@@ -65,8 +68,14 @@ class WideWeight:
         if self._W.dtype != torch.bfloat16 or not _fast_bfloat16(self.device):
             return X
         W = self._W.T if self.transposed else self._W
+        step = max(self._step, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
         for _ in range(_ROUGH_STEPS):
-            X = orthonormal((W.T @ (W @ X.to(torch.bfloat16))).to(torch.float64))
+            rough = X.to(torch.bfloat16)
+            Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
+            for first in range(0, self.long, step):
+                block = W[first : first + step]
+                Z += block.T @ (block @ rough)
+            X = orthonormal(Z)
         return X
 
     def apply_transposed(self, Y: Tensor) -> Tensor:

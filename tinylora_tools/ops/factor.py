@@ -134,6 +134,8 @@ def _older(output: Path, *, force: bool) -> FactorsFile | None:
     """What an earlier run made of the output."""
     if not output.exists():
         return None
+    if output.is_dir():
+        raise OutputError("is a directory", where=output, hint="Name a file.")
     try:
         return read_factors(output)
     except FormatError as error:

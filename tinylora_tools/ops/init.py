@@ -91,7 +91,7 @@ def init(
     plan = plan_adapter(checkpoint, model, settings)
     uniform = settings.init_weights == "uniform"
     with staged_directory(output, force=force, inputs=[base]) as directory:
-        factors, undetermined = _factors(plan, where, progress)
+        factors, undetermined = factors_of(plan, where, progress)
         metadata = {"format": "pt", **({"init_seed": str(init_seed)} if uniform else {})}
         kept = [t for t in plan.tensors if settings.save_projection or t.part != "P"]
         header, _ = build_header([(t.key, t.dtype, t.shape) for t in kept], metadata)
@@ -119,7 +119,9 @@ def init(
     )
 
 
-def _factors(plan: Plan, device: torch.device, progress: Progress) -> tuple[dict[str, tuple[Array, Array]], list[str]]:
+def factors_of(
+    plan: Plan, device: torch.device, progress: Progress
+) -> tuple[dict[str, tuple[Array, Array]], list[str]]:
     """A and B of each module, and the modules whose vectors their weights don't determine."""
     modules = plan.selection.modules
     progress.start(sum(module.tensor.nbytes for module in modules))

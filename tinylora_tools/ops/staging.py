@@ -87,10 +87,8 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
     Raises
     ------
     OutputError
-        If `output` is a directory, can't be written, or is being written by another run; and for a full disk.
+        If `output` can't be written, or is being written by another run; and for a full disk.
     """
-    if output.is_dir():
-        raise OutputError("is a directory", where=output, hint="Name a file.")
     output = output.absolute()
     parts = output.with_name(f".{output.name}.tinylora-partial")
     kept = "what is done so far is kept beside it"

@@ -5,8 +5,8 @@
 The layers are bfloat16, of three spectra: a few separated values over noise, a power law s_i ~ i^-0.5, and Gaussian,
 which has no gaps. The full decomposition is `torch.linalg.svd` of the widened weight, as PEFT calls it; svd_lowrank and
 svds are raised (power iterations; tolerance) until their residuals are ours. All measure a call, the best of the runs
-but for the full decomposition's, which is one. Residuals are max(||W v - s u||, ||W^T u - s v||) / s_1, the largest over
-triplets, in float64.
+but for the full decomposition's, which is one. Residuals are max(||W v - s u||, ||W^T u - s v||) / s_1, the largest
+over triplets, in float64.
 
 --peft times PEFT's get_peft_model on a 0.5B-shaped model in memory beside what `tinylora init` does of it: reading all
 linear weights from the files and factoring them. --memory runs `tinylora factor` on the model's embedding, its largest
@@ -173,9 +173,7 @@ def beside_peft(directory: Path, r: int, runs: int, device: torch.device) -> Non
     get_peft_model(model, TinyLoraConfig(r=r, u=13, weight_tying=1.0, target_modules="all-linear"))
     theirs = time.perf_counter() - started
     every = ", ".join(f"{took:.2f}" for took in mine)
-    print(
-        f"\n0.5B, all linear, r={r}: get_peft_model {theirs:.1f} s; read and factored {every} s: {theirs / min(mine):.1f} x"
-    )
+    print(f"\n0.5B, r={r}: get_peft_model {theirs:.1f} s; read and factored {every} s: {theirs / min(mine):.1f} x")
 
 
 def memory(directory: Path) -> None:

@@ -55,6 +55,10 @@ class Fixture:
         modules: list[dict[str, Any]] = self.facts["modules"]
         return modules
 
+    @property
+    def modules_by_name(self) -> dict[str, dict[str, Any]]:
+        return {module["name"]: module for module in self.modules}
+
     @cached_property
     def live(self) -> dict[str, np.ndarray[Any, Any]]:
         file = read_header(self.directory / "live.safetensors")

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.lowrank import projected
 from ..errors import MismatchError, UnsupportedError
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.tensors import FLOAT_NAMES, numpy_dtype
-from .load import LoadedAdapter, problems
+from .load import LoadedAdapter
 from .merge_model import Change, Source, Update
 from .orientation import is_transposed
-from .projections import projections, require_seed
 from .targets import BaseNames, refuse_packed
-
-
-def check_adapter(loaded: LoadedAdapter) -> None:
-    """Raise MismatchError where an adapter contradicts itself or its vectors aren't finite."""
-    adapter = loaded.adapter
-    found = problems(adapter)
-    if found:
-        more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
-        raise MismatchError(
-            found[0] + more,
-            where=adapter.file.path,
-            hint="Was the file or its adapter_config.json edited? Save the adapter again.",
-        )
-    for group, info in adapter.vectors.items():
-        if not np.all(np.isfinite(adapter.file.read(info.name).astype(np.float64))):
-            raise MismatchError(
-                f"the trained vector of group {group} holds NaN or Inf",
-                where=adapter.file.path,
-                hint="The training diverged: use an earlier checkpoint of the adapter.",
-            )
+from .updates import embedding_scale, projected_vectors
 
 
 def gather_updates(
@@ -47,37 +26,17 @@ def gather_updates(
     MismatchError, UnsupportedError
         If a weight isn't in the base, has another shape, or can't be changed.
     """
-    adapter, numbering = loaded.adapter, loaded.numbering
-    if not adapter.has_projections:
-        require_seed(adapter)  # where the seed is lost, knowing the order wouldn't help
-    if numbering.group is None or (numbering.index is None and not adapter.has_projections):
-        raise numbering.doubts[0]
-    drawn = projections(adapter, numbering.index)
-    vectors = {group: adapter.file.read(info.name) for group, info in adapter.vectors.items()}
-    for module, parts in adapter.modules.items():
+    adapter = loaded.adapter
+    for module, R in projected_vectors(loaded, scale).items():
+        parts = adapter.modules[module]
         parameter = f"{module}.weight"
         change = changes.setdefault(parameter, Change(names.group(parameter)))
         refuse_packed(names.base, change.group.stored)
-        R = projected(vectors[numbering.group[module]], drawn[module]) * scale  # (r, r)
-        R = R / _embedding_scale(names, module, change.group.stored, warnings)
+        dtype = numpy_dtype(names.base.info(change.group.stored).dtype)
+        R = R / embedding_scale(names.architecture, module, parts.in_features, dtype, warnings)
         expected = (parts.out_features, parts.in_features)
         transposed = is_transposed(names, adapter, module, expected, change.group.stored)
         change.updates.append(Update(adapter, module, R, transposed))
-
-
-def _embedding_scale(names: BaseNames, module: str, key: str, warnings: list[str]) -> float:
-    """What an embedding multiplies its weight by when it looks it up: PEFT adds the update behind that."""
-    scaled = names.architecture.scaled(module) if names.architecture else False
-    size = (names.base.config or {}).get("hidden_size")
-    if scaled is None:
-        warnings.append(
-            f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
-            "behind that, and by the model under 4. The merge is that of an adapter trained under 4"
-        )
-    if not scaled or not isinstance(size, int):
-        return 1.0
-    dtype = numpy_dtype(names.base.info(key).dtype)  # the scale is rounded to the weight's
-    return float(np.sqrt(float(size)).astype(np.float32).astype(dtype))
 
 
 def gather_replacements(

@@ -13,10 +13,11 @@ from ..architecture import Architecture
 from ..errors import MismatchError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from .load import LoadedAdapter
-from .merge_gather import check_adapter, gather_replacements, gather_updates, same
+from .merge_gather import gather_replacements, gather_updates, same
 from .merge_layout import index_of, layout
 from .merge_model import Change, MergePlan, Outcome, Settled, Source
 from .targets import BaseNames, TiedGroup, refuse_quantized
+from .updates import check_adapter
 
 
 def plan_merge(

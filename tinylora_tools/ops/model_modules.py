@@ -157,13 +157,18 @@ def _filled(pattern: str, name: str) -> str:
     return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
 
 
+def is_embedding_by_name(module: str) -> bool:
+    """Whether a module is called what embeddings are called: for where no architecture tells."""
+    return module.rpartition(".")[2] in _EMBEDDINGS
+
+
 def _by_name(base: Checkpoint, module_order: Sequence[str] | None) -> ModelModules:
     parameters = {key: key for key in base.shard_of}
     found = {}
     for key in parameters:
         info, name = base.info(key), key.removesuffix(".weight")
         if key.endswith(".weight") and len(info.shape) == 2:
-            kind = "Embedding" if name.rpartition(".")[2] in _EMBEDDINGS else "Linear"
+            kind = "Embedding" if is_embedding_by_name(name) else "Linear"
             found[name] = Module(name, kind, info)
     order = _natural_order(found) if module_order is None else _checked(module_order, found, base)
     output = "lm_head" if "lm_head" in found else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,14 @@ from typing import Any
 from .. import __version__
 from ..core import projection
 from ..core.compare import digest
-from ..formats.json_file import read_object
-from ..formats.peft_adapter import WEIGHTS_NAMES
-from ..formats.peft_config import CONFIG_NAME
+from ..formats.peft_adapter import factor_key
 from ..formats.safetensors_file import write_file as write_safetensors
 from ..formats.tensors import numpy_dtype
 from .load import load_adapter
 from .merge_model import DTYPES
-from .model_files import copy_adapter_files, write_file
-from .projections import projections, require_seed
+from .model_files import copy_adapter_files
+from .peft_files import drawn_projections, stored_tensors, write_adapter
 from .staging import staged_directory, staged_file
-
-PREFIX, SUFFIX = "base_model.model.", ".tinylora_P"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,32 +90,15 @@ def project_adapter(
     """
     loaded = load_adapter(path, base_config=base_config, module_order=module_order)
     adapter, numbering = loaded.adapter, loaded.numbering
-    if not adapter.has_projections:
-        require_seed(adapter)
-        if numbering.index is None:
-            raise numbering.doubts[0]
-    drawn = projections(adapter, numbering.index, stream=stream)
-    dtypes = {module: numpy_dtype(factors.A.dtype) for module, factors in adapter.modules.items()}
-    added = {
-        f"{PREFIX}{module}{SUFFIX}": drawn[module].astype(dtypes[module])
-        for module, factors in adapter.modules.items()
-        if factors.P is None
-    }
-    tensors = {name: adapter.file.read(name) for name in adapter.file.tensors} | added
-    metadata = {"format": "pt"} | dict(adapter.file.metadata)
+    added = drawn_projections(loaded, stream)
+    config = {**adapter.config.raw, "save_projection": True} if adapter.config else None
     with staged_directory(output, force=force, inputs=[path]) as directory:
-        write_safetensors(directory / WEIGHTS_NAMES[0], dict(sorted(tensors.items())), metadata)
-        config_path = adapter.directory / CONFIG_NAME
-        if config_path.is_file():
-            config = {**read_object(config_path), "save_projection": True}
-            write_file(directory / CONFIG_NAME, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+        write_adapter(directory, stored_tensors(adapter) | added, config, adapter.file.metadata)
         if path.is_dir():
             copy_adapter_files(adapter.directory, directory)
     index, seed = numbering.index or {}, adapter.config.projection_seed if adapter.config else 0
-    rows = [
-        DrawnTensor(name, seed + index[name.removeprefix(PREFIX).removesuffix(SUFFIX)], P.shape, digest(P))
-        for name, P in added.items()
-    ]
+    seeds = {factor_key(module, "P"): seed + index.get(module, 0) for module in adapter.modules}
+    rows = [DrawnTensor(name, seeds[name], P.shape, digest(P)) for name, P in added.items()]
     return ProjectReport(stream, "as stored", str(output), rows)
 
 

@@ -1,0 +1,72 @@
+"""What an adapter adds to each of its modules: R, from v and P, once the adapter is known to be sound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..core import projection
+from ..core.lowrank import Array, projected
+from ..errors import MismatchError
+from .load import LoadedAdapter, problems
+from .projections import projections, require_seed
+
+
+def check_adapter(loaded: LoadedAdapter) -> None:
+    """Raise MismatchError where an adapter contradicts itself or its vectors aren't finite."""
+    adapter = loaded.adapter
+    found = problems(adapter)
+    if found:
+        more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
+        raise MismatchError(
+            found[0] + more,
+            where=adapter.file.path,
+            hint="Was the file or its adapter_config.json edited? Save the adapter again.",
+        )
+    for group, info in adapter.vectors.items():
+        if not np.all(np.isfinite(adapter.file.read(info.name).astype(np.float64))):
+            raise MismatchError(
+                f"the trained vector of group {group} holds NaN or Inf",
+                where=adapter.file.path,
+                hint="The training diverged: use an earlier checkpoint of the adapter.",
+            )
+
+
+def projected_vectors(
+    loaded: LoadedAdapter, scale: float = 1.0, *, stream: str = projection.DEFAULT_STREAM
+) -> dict[str, Array]:
+    """scale R of every module, (r, r) in float64.
+
+    Raises
+    ------
+    UndeterminedError
+        If a P or a group can't be known.
+    """
+    adapter, numbering = loaded.adapter, loaded.numbering
+    if not adapter.has_projections:
+        require_seed(adapter)  # where the seed is lost, knowing the order wouldn't help
+    if numbering.group is None or (numbering.index is None and not adapter.has_projections):
+        raise numbering.doubts[0]
+    drawn = projections(adapter, numbering.index, stream=stream)
+    vectors = {group: adapter.file.read(info.name) for group, info in adapter.vectors.items()}
+    return {m: projected(vectors[numbering.group[m]], drawn[m]) * scale for m in adapter.modules}
+
+
+def embedding_scale(
+    architecture: Architecture | None, module: str, dim: int, dtype: np.dtype[Any], warnings: list[str]
+) -> float:
+    """What an embedding of a weight (vocab, dim) in `dtype` multiplies what it looks up by; 1 for other modules.
+
+    PEFT adds TinyLoRA's update behind that, so an update that goes in front of it has to be divided by it.
+    """
+    scaled = architecture.scaled(module) if architecture else False
+    if scaled is None:
+        warnings.append(
+            f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
+            "behind that, and by the model under 4. What is written is right for an adapter trained under 4"
+        )
+    if not scaled:
+        return 1.0
+    return float(np.sqrt(float(dim)).astype(np.float32).astype(dtype))  # the scale is rounded to the weight's dtype

@@ -142,17 +142,17 @@ def zero_level(work: torch.dtype) -> float:
     return 3e-8 if work == torch.float64 else 32.0 * torch.finfo(work).eps
 
 
-def leading_subspace(W: WideWeight, r: int, X: Tensor) -> Subspace | int:
-    """The r leading right singular vectors and a few more, from the start X (short, k), orthonormal and k > r.
+def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspace | int:
+    """The r leading right singular vectors and a few more, by blocks of `width` > r, from a random start (short, k)
+    whose columns are orthonormal, k >= width.
 
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
     """
     eps = torch.finfo(W.work).eps
-    width = X.shape[1]
     limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
     passes, best, before = 0, math.inf, torch.zeros(r + 1, dtype=torch.float64)
-    X = W.aim(X)
+    X = W.aim(start, width)
     for cycle in range(_CYCLES):
         basis = Basis(W.short, limit, W.device)
         distances: list[float] = []

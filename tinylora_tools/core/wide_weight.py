@@ -13,6 +13,9 @@ _BLOCK_ELEMENTS = 1 << 20
 #: Elements of W that are multiplied at a time before that.
 _ROUGH_ELEMENTS = 1 << 23
 
+#: Columns up to which a product is better made with rows.
+_NARROW = 8
+
 #: Applications of W^T W in bfloat16 before the iteration proper.
 _ROUGH_STEPS = 3
 
@@ -54,19 +57,26 @@ class WideWeight:
         X = X.to(self.work)
         Y = torch.empty(self.long, X.shape[1], dtype=self.work, device=self.device)
         Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
+        narrow = X.shape[1] <= _NARROW
+        rows = X.T.contiguous() if narrow else X
         for part, block in self.blocks():
-            torch.mm(block, X, out=Y[part])
-            Z += block.T @ Y[part]
+            if narrow:  # products of a few long rows run faster than of a few columns
+                image = rows @ block.T  # (k, size)
+                Y[part] = image.T
+                Z += (image @ block).T
+            else:
+                torch.mm(block, X, out=Y[part])
+                Z += block.T @ Y[part]
         return Y, Z
 
-    def aim(self, X: Tensor) -> Tensor:
-        """Orthonormal columns near the leading right vectors, (short, k), for a random X (short, k).
+    def aim(self, X: Tensor, width: int) -> Tensor:
+        """Orthonormal columns near the leading right vectors, (short, width), for a random X (short, k), k >= width.
 
         A start may be as rough as it likes: where bfloat16 has fast products of its own, it costs little to take one
         that W^T W has been applied to.
         """
         if self._W.dtype != torch.bfloat16 or not _fast_bfloat16(self.device):
-            return X
+            return X[:, :width]
         W = self._W.T if self.transposed else self._W
         step = max(self._step, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
         for _ in range(_ROUGH_STEPS):
@@ -75,8 +85,9 @@ class WideWeight:
             for first in range(0, self.long, step):
                 block = W[first : first + step]
                 Z += block.T @ (block @ rough)
-            X = orthonormal(Z)
-        return X
+            inner = X.T @ Z
+            X = orthonormal(Z @ torch.linalg.eigh(inner + inner.T).eigenvectors.flip(1))
+        return X[:, :width]
 
     def apply_transposed(self, Y: Tensor) -> Tensor:
         """W^T Y in float64, (short, k), for Y (long, k)."""

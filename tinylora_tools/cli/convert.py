@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,7 @@ from .terminal import plural, print_json, print_warnings, printable, size
 if TYPE_CHECKING:
     from ..ops.convert_lora import LoraReport
     from ..ops.convert_peft import PeftReport
+    from ..ops.pack import PackReport
 
 
 @click.command("convert")
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT", help="Directory to make."
 )
-@click.option("--to", "target", type=click.Choice(["lora", "peft"]), required=True, help="What to make.")
+@click.option("--to", "target", type=click.Choice(["lora", "peft", "packed"]), required=True, help="What to make.")
 @base_option
 @module_order_option
 @click.option("--scales", metavar="X,...", help="lora: a factor for the updates of each adapter, or one for all.")
@@ -50,6 +52,15 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="peft: of A, B and P; refused where it would round. Default: as it is.",
 )
+@click.option("--exact", is_flag=True, help="packed: correct every entry, so that the very adapter comes back.")
+@click.option(
+    "--v-dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="packed: of v; auto is bfloat16 where nothing is lost.",
+)
+@click.option("--device", default="cpu", show_default=True, help="packed: where factors are computed.")
 @stream_option
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @json_option
@@ -65,6 +76,9 @@ def command(
     server: str,
     save_projection: bool | None,
     adapter_dtype: str | None,
+    exact: bool,
+    v_dtype: str,
+    device: str,
     stream: str,
     force: bool,
     as_json: bool,
@@ -75,7 +89,10 @@ def command(
     become one whose rank is the sum of theirs.
 
     peft: the adapter in PEFT's files again: .bin as safetensors, without what PEFT 0.19 saved of other adapters, with P
-    or without, in half the size where nothing is lost by it.
+    or without, in half the size where nothing is lost by it. Also from a packed adapter, with --base.
+
+    packed: v and what it takes to make the rest again from the base: a kilobyte. Needs --base, and proves the way back
+    before it writes.
 
     \b
     Examples:
@@ -83,50 +100,84 @@ def command(
       tinylora convert adapter -o lora --to lora --for vllm --dtype bfloat16
       tinylora convert first second -o lora --to lora --scales 1,0.5
       tinylora convert old-adapter -o adapter --to peft --save-projection --adapter-dtype bfloat16
+      tinylora convert adapter -o adapter.safetensors --to packed --base models/Qwen2.5-0.5B
+      tinylora convert adapter.safetensors -o adapter --to peft --base models/Qwen2.5-0.5B
     """
-    from ..ops.load import config_of_base
-
     paths = [path for path in map(located, sources) if path is not None]
-    base_config, order = config_of_base(located(base)), module_order(module_order_file)
-    report: LoraReport | PeftReport
+    base_path, order = located(base), module_order(module_order_file)
+    if target != "lora" and len(paths) > 1:
+        raise click.UsageError(f"--to {target} takes one SOURCE.")
+    report: LoraReport | PeftReport | PackReport
     if target == "lora":
-        from ..ops.convert_lora import LoraOptions, convert_to_lora
-
-        report = convert_to_lora(
-            paths,
-            output,
-            base_config=base_config,
-            options=LoraOptions(
-                scales=_numbers(scales),
-                rank_pattern=rank_pattern,
-                server="vllm" if server == "vllm" else "peft",
-                dtype=dtype,
-                stream=stream,
-                module_order=order,
-                force=force,
-            ),
-        )
-        ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
-        line = f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
+        lora = {
+            "scales": _numbers(scales),
+            "rank_pattern": rank_pattern,
+            "server": server,
+            "dtype": dtype,
+            "stream": stream,
+            "module_order": order,
+            "force": force,
+        }
+        report, line = _to_lora(paths, output, base_path, lora)
+    elif target == "peft":
+        peft = (save_projection, adapter_dtype, stream, order, force)
+        report, line = _to_peft(paths[0], output, base_path, peft)
     else:
-        from ..ops.convert_peft import PeftOptions, convert_to_peft
-
-        if len(paths) > 1:
-            raise click.UsageError("--to peft takes one SOURCE.")
-        report = convert_to_peft(
-            paths[0],
-            output,
-            base_config=base_config,
-            options=PeftOptions(save_projection, adapter_dtype, stream, order, force),
-        )
-        line = f"{plural(report.modules, 'module')}, {'with' if report.projection else 'without'} P"
-        line += f", {plural(report.left_out, 'tensor')} of other adapters left out" if report.left_out else ""
+        packed = {"exact": exact, "v_dtype": v_dtype, "device": device, "module_order": order, "force": force}
+        report, line = _to_packed(paths[0], output, base_path, packed)
     print_warnings(report.warnings)
     if as_json:
         print_json(report)
     else:
         click.echo(f"Wrote {printable(report.output)}: {size(report.bytes_written)} in {report.seconds:.2f} s")
         click.echo(f"  {line}")
+
+
+def _to_lora(paths: list[Path], output: Path, base: Path | None, options: dict[str, Any]) -> tuple[LoraReport, str]:
+    from contextlib import ExitStack
+
+    from ..ops.convert_lora import LoraOptions, convert_to_lora
+    from ..ops.load import config_of_base
+    from .packed_source import as_adapter
+
+    with ExitStack() as stack:
+        sources = [stack.enter_context(as_adapter(path, base)) for path in paths]
+        report = convert_to_lora(sources, output, base_config=config_of_base(base), options=LoraOptions(**options))
+    ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
+    return report, f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
+
+
+def _to_peft(path: Path, output: Path, base: Path | None, options: tuple[Any, ...]) -> tuple[PeftReport, str]:
+    from ..ops.convert_peft import PeftOptions, convert_to_peft
+    from ..ops.load import config_of_base
+    from .packed_source import as_adapter
+
+    with as_adapter(path, base) as source:
+        report = convert_to_peft(source, output, base_config=config_of_base(base), options=PeftOptions(*options))
+    line = f"{plural(report.modules, 'module')}, {'with' if report.projection else 'without'} P"
+    return report, line + (
+        f", {plural(report.left_out, 'tensor')} of other adapters left out" if report.left_out else ""
+    )
+
+
+def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, Any]) -> tuple[PackReport, str]:
+    from ..ops.pack import pack
+    from .memory import keep_freed_memory
+
+    if base is None:
+        raise click.UsageError("--to packed needs --base: it proves the way back.")
+    keep_freed_memory()
+    if not sys.stderr.isatty():
+        report = pack(path, base, output, **options)
+    else:
+        from .progress import byte_progress
+
+        with byte_progress("Packing") as progress:
+            report = pack(path, base, output, **options, progress=progress)
+    line = f"{size(report.payload_bytes)} of v, {plural(report.corrections, 'correction')}"
+    line += f", {size(report.other_bytes)} of other tensors" if report.other_bytes else ""
+    exactly = "restores bit for bit" if report.error == 0.0 else f"restores updates within {report.error:.1e}"
+    return report, f"{line}; {exactly}"
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:

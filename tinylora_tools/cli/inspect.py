@@ -12,6 +12,7 @@ from .terminal import new_table, plural, print_json, print_table, print_warnings
 if TYPE_CHECKING:
     from ..ops.inspect_adapter import AdapterReport
     from ..ops.inspect_checkpoint import CheckpointReport
+    from ..ops.inspect_packed import PackedReport
 
 
 @click.command("inspect")
@@ -33,6 +34,7 @@ def command(source: str, base: str | None, module_order_file: str | None, as_jso
     """
     from ..ops.inspect import inspect
     from ..ops.inspect_adapter import AdapterReport
+    from ..ops.inspect_packed import PackedReport
     from ..sources import locate
 
     report = inspect(locate(source), base=located(base), module_order=module_order(module_order_file))
@@ -41,6 +43,8 @@ def command(source: str, base: str | None, module_order_file: str | None, as_jso
         return
     if isinstance(report, AdapterReport):
         _render_adapter(report)
+    elif isinstance(report, PackedReport):
+        _render_packed(report)
     else:
         _render_checkpoint(report)
     print_warnings(report.warnings)
@@ -71,6 +75,21 @@ def _render_adapter(report: AdapterReport) -> None:
         place = ("-" if number is None else str(number) for number in (row.index, row.group))
         modules.add_row(*place, str(row.rank), f"{row.out_features} x {row.in_features}", printable(row.name))
     print_table(modules)
+
+
+def _render_packed(report: PackedReport) -> None:
+    facts = {
+        "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(report.groups, 'group')}: "
+        f"{size(report.trainable_bytes)} as stored",
+        "File": size(report.file_bytes),
+        "Corrections": f"{report.corrections:,} entries of the factors, {size(report.correction_bytes)}",
+        "Restores": "bit for bit" if report.error == 0.0 else f"updates within {report.error:.1e} of their norm",
+        "Drawn by": report.stream or "nothing known: P is in the file",
+        "Base": f"{report.base_model or 'unknown'}, weights {report.weights[:12]}...",
+    }
+    if report.other_bytes:
+        facts["Other tensors"] = size(report.other_bytes)
+    _print_facts("TinyLoRA adapter, packed", report.path, facts)
 
 
 _CONTENTS = {

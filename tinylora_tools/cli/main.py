@@ -26,7 +26,7 @@ COMMANDS = {
     "count": ("count", "Count what an adapter of a base would train and store."),
     "init": ("init", "Make a new adapter of a base, as PEFT would."),
     "verify-base": ("verify_base", "Verify that an adapter's factors belong to a base."),
-    "convert": ("convert", "Convert adapters into other forms: LoRA, for serving."),
+    "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }

@@ -99,14 +99,20 @@ def command(
         dry_run=dry_run,
         module_order=module_order(module_order_file),
     )
-    paths = [path for path in map(located, adapters) if path is not None]
-    if quiet or not sys.stderr.isatty():
-        report = merge(paths, output, located(base), options)
-    else:
-        from .progress import byte_progress
+    from contextlib import ExitStack
 
-        with byte_progress("Merging") as progress:
-            report = merge(paths, output, located(base), options, progress)
+    from ..sources import locate
+    from .packed_source import as_adapter
+
+    with ExitStack() as stack:
+        paths = [stack.enter_context(as_adapter(locate(adapter), located(base))) for adapter in adapters]
+        if quiet or not sys.stderr.isatty():
+            report = merge(paths, output, located(base), options)
+        else:
+            from .progress import byte_progress
+
+            with byte_progress("Merging") as progress:
+                report = merge(paths, output, located(base), options, progress)
     print_warnings(report.warnings)
     if as_json:
         print_json(report)

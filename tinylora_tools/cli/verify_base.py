@@ -43,14 +43,16 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
     keep_freed_memory()
     from ..ops.verify_base import verify_base
     from ..sources import locate
+    from .packed_source import as_adapter
 
-    if not sys.stderr.isatty():
-        report = verify_base(locate(adapter), located(base), device=device)
-    else:
-        from .progress import byte_progress
+    with as_adapter(locate(adapter), located(base)) as path:
+        if not sys.stderr.isatty():
+            report = verify_base(path, located(base), device=device)
+        else:
+            from .progress import byte_progress
 
-        with byte_progress("Verifying") as progress:
-            report = verify_base(locate(adapter), located(base), device=device, progress=progress)
+            with byte_progress("Verifying") as progress:
+                report = verify_base(path, located(base), device=device, progress=progress)
     if as_json:
         print_json(report)
     else:

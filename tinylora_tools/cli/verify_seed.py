@@ -67,19 +67,24 @@ def command(
       tinylora verify-seed --golden golden.json
       tinylora verify-seed old-adapter --against merged --base models/Qwen2.5-0.5B
     """
-    from ..ops.verify_seed import verify_seed
+    from contextlib import ExitStack
 
-    report = verify_seed(
-        located(adapter),
-        base=located(base),
-        module_order=module_order(module_order_file),
-        against=located(against),
-        tolerance=tolerance,
-        device=device,
-        golden=located(golden),
-        record_to=record_to,
-        force=force,
-    )
+    from ..ops.verify_seed import verify_seed
+    from .packed_source import as_adapter
+
+    with ExitStack() as stack:
+        path = located(adapter)
+        report = verify_seed(
+            None if path is None else stack.enter_context(as_adapter(path, located(base))),
+            base=located(base),
+            module_order=module_order(module_order_file),
+            against=located(against),
+            tolerance=tolerance,
+            device=device,
+            golden=located(golden),
+            record_to=record_to,
+            force=force,
+        )
     if as_json:
         print_json(report)
     else:

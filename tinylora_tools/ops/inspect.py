@@ -7,15 +7,17 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..formats.checkpoint import is_checkpoint, read_tensor_file
+from ..formats.packed import packed_at
 from ..formats.peft_adapter import find_adapter, is_adapter
 from .inspect_adapter import AdapterReport, inspect_adapter
 from .inspect_checkpoint import CheckpointReport, inspect_checkpoint
+from .inspect_packed import PackedReport, inspect_packed
 from .load import config_of_base
 
 
 def inspect(
     source: Path, *, base: Path | None = None, module_order: Sequence[str] | None = None
-) -> AdapterReport | CheckpointReport:
+) -> AdapterReport | PackedReport | CheckpointReport:
     """Describe an adapter's directory or file, or a checkpoint's.
 
     Raises
@@ -32,6 +34,9 @@ def inspect(
                 hint="Name the directory that save_pretrained wrote, or one of its .safetensors files.",
             )
     else:
+        packed = packed_at(source)
+        if packed is not None:
+            return inspect_packed(packed)
         adapter = _is_adapter_file(source)
     if not adapter:
         return inspect_checkpoint(source)

@@ -1,0 +1,223 @@
+"""Packed and back: what is promised bit for bit is compared so, and what isn't restored is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fixture_data import FIXTURES, ROOT, Fixture, fixture
+from safetensors.torch import load_file, save_file
+
+from tinylora_tools.errors import FormatError, MismatchError, OutputError
+from tinylora_tools.formats.packed import packed_at
+from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.safetensors_file import build_header, read_header
+from tinylora_tools.ops import pack as pack_module
+from tinylora_tools.ops.pack import MOST_ERROR, pack
+from tinylora_tools.ops.unpack import restore, unpacked
+
+Run = Callable[..., Any]
+
+#: Those with a P that can be had.
+PACKABLE = [f for f in FIXTURES if f.name != "peft019-seed-only"]
+
+
+def values(adapter: Path) -> dict[str, np.ndarray[Any, Any]]:
+    read = read_adapter(adapter)
+    leaked = {key for modules in read.leaked.values() for keys in modules.values() for key in keys}
+    return {name: read.file.read(name) for name in read.file.tensors if name not in leaked}
+
+
+def restored(path: Path, base: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    packed = packed_at(path)
+    assert packed is not None
+    return restore(packed, base)
+
+
+@pytest.mark.parametrize("case", PACKABLE, ids=lambda case: case.name)
+def test_exactly_the_adapter_comes_back(case: Fixture, tmp_path: Path) -> None:
+    report = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    assert report.error == 0.0
+    tensors, config = restored(tmp_path / "p.safetensors", case.base)
+    before = values(case.adapter)
+    assert tensors.keys() == before.keys()
+    for key, array in before.items():
+        assert tensors[key].dtype == array.dtype, key
+        assert tensors[key].tobytes() == array.tobytes(), key
+    original = json.loads((case.adapter / "adapter_config.json").read_text())
+    for key, value in original.items():
+        assert config[key] == (sorted(value) if key == "target_modules" and isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize("case", PACKABLE, ids=lambda case: case.name)
+def test_updates_come_back_within_the_error_that_is_told(case: Fixture, tmp_path: Path) -> None:
+    report = pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    assert report.error <= MOST_ERROR
+    tensors, _ = restored(tmp_path / "p.safetensors", case.base)
+    for module in case.modules:
+        exact = case.delta(module["name"])
+        A, B = (tensors[f"base_model.model.{module['name']}.tinylora_{part}"].astype(np.float64) for part in "AB")
+        P, v = (case.live[f"{module['name']}.{part}"].astype(np.float64) for part in "Pv")
+        found = B @ np.einsum("i,ijk->jk", v, P) @ A
+        assert np.linalg.norm(found - exact) <= (report.error * 1.1 + 1e-7) * np.linalg.norm(exact)
+    told = read_header(tmp_path / "p.safetensors").metadata["error"]
+    assert float(told) == pytest.approx(report.error, rel=0.1)
+
+
+def test_thirteen_numbers_are_26_bytes(tmp_path: Path) -> None:
+    case = fixture("peft021-13-numbers")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(case.adapter, adapter)
+    path = adapter / "adapter_model.safetensors"
+    state = load_file(path)
+    state["base_model.tinylora_v.0"] = state["base_model.tinylora_v.0"].to(torch.bfloat16).float()
+    save_file(state, path, metadata={"format": "pt"})
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "revision": "0123456789" * 4}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    report = pack(adapter, case.base, tmp_path / "p.safetensors")
+    file = read_header(tmp_path / "p.safetensors")
+    assert report.payload_bytes == file.tensors["v.0"].nbytes == 26
+    assert report.bytes_written - report.correction_bytes <= 1024
+
+
+def test_a_large_error_gets_corrections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = fixture("peft021-13-numbers")
+    few = pack(case.adapter, case.base, tmp_path / "few.safetensors")
+    monkeypatch.setattr(pack_module, "MOST_ERROR", few.error / 2)
+    more = pack(case.adapter, case.base, tmp_path / "more.safetensors")
+    assert more.corrections > few.corrections
+    assert more.error < few.error
+    restored(tmp_path / "more.safetensors", case.base)
+
+
+def test_a_base_that_changed_by_one_weight_is_refused(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    base = tmp_path / "base"
+    shutil.copytree(case.base, base)
+    state = load_file(base / "model.safetensors")
+    name = f"{case.modules[0]['name']}.weight"
+    state[name][3, 3] += 0.125
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match="aren't those that the adapter was packed with"):
+        restored(tmp_path / "p.safetensors", base)
+
+
+def test_another_base_can_t_be_packed_with(tmp_path: Path) -> None:
+    case = fixture("peft021-13-numbers")
+    base = tmp_path / "base"
+    shutil.copytree(case.base, base)
+    state = load_file(base / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    other = {k: torch.randn(v.shape, generator=generator).to(v.dtype) for k, v in state.items()}
+    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match="aren't those of the base's weight"):
+        pack(case.adapter, base, tmp_path / "p.safetensors")
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def edited(path: Path, **changes: str | None) -> Path:
+    """A copy of a file with other metadata."""
+    file = read_header(path)
+    metadata = {**file.metadata, **changes}
+    infos = list(file.tensors.values())
+    header, _ = build_header(
+        [(i.name, i.dtype, i.shape) for i in infos], {k: v for k, v in metadata.items() if v is not None}
+    )
+    target = path.with_name("edited.safetensors")
+    target.write_bytes(header + b"".join(file.read(i.name).tobytes() for i in infos))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"version": "2"}, FormatError, "packed in version 2"),
+        ({"config": "["}, FormatError, "no configuration"),
+        ({"A": "x"}, MismatchError, "A came out otherwise"),
+        ({"P": "x"}, MismatchError, "P came out otherwise"),
+        ({"signs": ""}, FormatError, "lacks signs"),
+        ({"weights": None}, FormatError, "lack 'weights'"),
+        ({"dtypes": '["bfloat16"]'}, FormatError, "don't fit the 84 modules"),
+        ({"groups": "{}"}, FormatError, "isn't a list"),
+    ],
+    ids=str,
+)
+def test_a_file_that_was_changed_is_told(
+    tmp_path: Path, changes: dict[str, str | None], error: type[Exception], said: str
+) -> None:
+    case = fixture("peft021-13-numbers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    with pytest.raises(error, match=said):
+        restored(edited(tmp_path / "p.safetensors", **changes), case.base)
+
+
+def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    (tmp_path / "p.safetensors").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").read_text() == "mine"
+    pack(case.adapter, case.base, tmp_path / "p.safetensors", force=True)
+
+
+def test_commands_take_packed_files(tinylora: Run, tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    packed, base = tmp_path / "p.safetensors", case.base
+    assert tinylora("convert", case.adapter, "-o", packed, "--to", "packed", "--base", base, "--exact").code == 0
+    assert tinylora("merge", packed, "--base", base, "-o", tmp_path / "one").code == 0
+    assert tinylora("merge", case.adapter, "--base", base, "-o", tmp_path / "two").code == 0
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert tinylora("verify-base", packed, "--base", base).code == 0
+    assert tinylora("verify-seed", packed, "--base", base).code == 0
+    shown = json.loads(tinylora("inspect", packed, "--json").out)
+    assert shown["kind"] == "tinylora-packed"
+    assert shown["trainable_parameters"] == sum(v.size for n, v in values(case.adapter).items() if ".tinylora_v." in n)
+    assert "packed" in tinylora("inspect", packed).out
+    assert tinylora("convert", packed, "-o", tmp_path / "back", "--to", "peft", "--base", base).code == 0
+    assert (tmp_path / "back" / "adapter_model.safetensors").read_bytes() == (
+        case.adapter / "adapter_model.safetensors"
+    ).read_bytes()
+    assert tinylora("convert", packed, "-o", tmp_path / "lora", "--to", "lora", "--base", base).code == 0
+    refused = tinylora("merge", packed, "--base", ROOT / "bases" / "llama-fp32", "-o", tmp_path / "no")
+    assert refused.code == 1
+    assert refused.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_other_cpus_restore_the_same_bits(capability: str, tmp_path: Path) -> None:
+    """The digests in the file are checked by a process that is kept to other instructions, on one thread."""
+    for name in ("peft021-13-numbers", "peft021-t5-fp16", "peft020-gpt2"):
+        case = fixture(name)
+        path = tmp_path / f"{name}.safetensors"
+        pack(case.adapter, case.base, path, exact=True)
+        code = (
+            "import sys, torch; torch.set_num_threads(1)\n"
+            "from pathlib import Path; from tinylora_tools.ops.unpack import restore\n"
+            "from tinylora_tools.formats.packed import packed_at\n"
+            "restore(packed_at(Path(sys.argv[1])), Path(sys.argv[2])); print(torch.backends.cpu.get_cpu_capability())"
+        )
+        mkl = {"default": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}[capability]
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MKL_ENABLE_INSTRUCTIONS": mkl}
+        run = subprocess.run(
+            [sys.executable, "-c", code, str(path), str(case.base)],
+            capture_output=True, text=True, env=environment, cwd=ROOT.parent,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+
+
+def test_what_is_no_packed_file_passes_through(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    with unpacked(case.adapter, None) as path:
+        assert path == case.adapter

@@ -1,0 +1,146 @@
+"""The packed dialect: an adapter as what can't be computed, in about a kilobyte.
+
+A safetensors file. Tensors:
+
+- `v.<group>` (u,), the trained vectors
+- `corrections.index` (n,) and `corrections.value` (n,): entries of the factors that stand apart from the canonical
+ones,
+  by their place in A and B of all modules one behind the other, each in C order
+- `P.<module number>` (u, r, r): a P that no seed draws
+- anything that isn't TinyLoRA's (biases, modules_to_save, embeddings), under PEFT's key
+
+Metadata, all text; what is the usual is left out:
+
+- `format` "tinylora-packed"; `version` "1"
+- `config`: a JSON object with the fields of adapter_config.json that aren't PEFT's defaults
+- `weights`: the fingerprint of the base's target weights
+- `signs`: a bit for each triplet whose sign isn't the canonical one
+- `A`, `B`, `P`: digests (sha256, in base64 as all of these) of what is restored
+- `dtypes`: what each module was trained in; `stored` and `v`: the dtypes of the adapter's factors and vectors, if not
+  float32
+- `stream`: what draws P, if not torch-cpu-avx2; `P_of`: where no seed does, the number of the P that each module has
+- `error`: the largest relative error of a module's update
+- `modules`, `groups`: where the configuration doesn't tell them
+
+Module numbers follow `named_modules()`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError
+from .safetensors_file import SafetensorsFile, read_header
+
+FORMAT = "tinylora-packed"
+VERSION = "1"
+INDEX, VALUE = "corrections.index", "corrections.value"
+
+Array = np.ndarray[Any, Any]
+
+#: adapter_config.json's fields with the values that are left out.
+_DEFAULTS: dict[str, Any] = {
+    "auto_mapping": None, "base_model_name_or_path": None, "bias": "none", "fan_in_fan_out": False,
+    "inference_mode": True, "init_v_bound": 0.02, "init_weights": True, "layers_pattern": None,
+    "layers_to_transform": None, "modules_to_save": None, "peft_type": "TINYLORA", "projection_seed": 42, "r": 2,
+    "revision": None, "save_projection": True, "target_modules": None, "task_type": None, "tinylora_dropout": 0.0,
+    "u": 64, "weight_tying": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A packed adapter's header; its vectors and corrections are read on demand."""
+
+    path: Path
+    file: SafetensorsFile
+    config: Mapping[str, Any]
+
+    def text(self, name: str) -> str:
+        """A field of the metadata that has to be there."""
+        value = self.file.metadata.get(name)
+        if value is None:
+            raise FormatError(f"its metadata lack {name!r}", where=self.path, hint="Pack the adapter again.")
+        return value
+
+    def listed(self, name: str) -> list[Any] | None:
+        """A JSON list in the metadata; None where it was left out."""
+        text = self.file.metadata.get(name)
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, list):
+            raise FormatError(f"its metadata's {name!r} isn't a list", where=self.path, hint="Pack the adapter again.")
+        return found
+
+    @property
+    def vectors(self) -> dict[int, Array]:
+        names = {int(n.removeprefix("v.")): n for n in self.file.tensors if n.startswith("v.") and n[2:].isdigit()}
+        return {group: self.file.read(names[group]) for group in sorted(names)}
+
+    @property
+    def own_projections(self) -> dict[int, Array]:
+        """P that the file holds, by module number."""
+        return {int(n[2:]): self.file.read(n) for n in self.file.tensors if n.startswith("P.") and n[2:].isdigit()}
+
+    @property
+    def others(self) -> dict[str, Array]:
+        """What isn't TinyLoRA's, by PEFT's key."""
+        return {n: self.file.read(n) for n in self.file.tensors if n.startswith("base_model.")}
+
+
+def is_packed(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file's metadata are a packed adapter's."""
+    return metadata.get("format") == FORMAT
+
+
+def as_packed(file: SafetensorsFile) -> Packed:
+    """A packed adapter's header.
+
+    Raises
+    ------
+    FormatError
+        If it is no packed adapter, or a newer version wrote it.
+    """
+    if not is_packed(file.metadata):
+        raise FormatError("isn't a packed adapter", where=file.path)
+    if file.metadata.get("version") != VERSION:
+        raise FormatError(
+            f"is packed in version {file.metadata.get('version')}, and this release reads {VERSION}",
+            where=file.path,
+            hint="Update tinylora-tools.",
+        )
+    try:
+        config = json.loads(file.metadata["config"])
+    except (KeyError, json.JSONDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise FormatError("its metadata hold no configuration", where=file.path, hint="Pack the adapter again.")
+    return Packed(file.path, file, {**_DEFAULTS, **config})
+
+
+def packed_at(path: Path) -> Packed | None:
+    """The packed adapter at a path; None for anything else."""
+    if not path.is_file() or path.suffix != ".safetensors":
+        return None
+    file = read_header(path)
+    return as_packed(file) if is_packed(file.metadata) else None
+
+
+def lean_config(raw: Mapping[str, Any]) -> str:
+    """adapter_config.json without PEFT's defaults, as short as JSON gets."""
+    lists = {
+        key: sorted(value) if key == "target_modules" and isinstance(value, list) else value
+        for key, value in raw.items()
+    }
+    kept = {key: value for key, value in lists.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,134 @@
+"""What packing and unpacking share: the modules in order with their weights, and canonical factors of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from .. import architecture as architectures
+from ..core.canonical import Canonical, canonical_factors
+from ..errors import FormatError, MismatchError, TinyLoraError
+from ..formats.checkpoint import Checkpoint
+from ..formats.packed import Array
+from ..formats.tensors import FLOAT_NAMES
+from .model_modules import Module, model_modules
+from .new_adapter import open_model
+from .progress import Progress
+from .selection import Targets, select
+from .weights import as_matrix, fingerprint, for_each, read_weight
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One module's canonical factors, and the fingerprint of the weight that they are of."""
+
+    canonical: Canonical
+    mark: str
+
+
+def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str] | None) -> list[Module]:
+    """The modules of an adapter with this configuration, in PEFT's order: those that it selects, or the ones named.
+
+    Raises
+    ------
+    TinyLoraError
+        If the base's architecture or order isn't known, or the base lacks a module.
+    """
+    task = config.get("task_type")
+    if names is not None:
+        architecture = architectures.from_config(base.config) if base.config else None
+        if architecture is not None and task in ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS"):
+            architecture = architectures.for_task(architecture, task) or architecture
+        for release in (None, "4") if architecture else (None,):
+            known = model_modules(base, architecture, release=release).modules
+            if all(name in known for name in names):
+                return [known[name] for name in names]
+        absent = next(name for name in names if name not in known)
+        raise MismatchError(
+            f"the base has no module {absent}",
+            where=base.path,
+            hint="Is this the base that the adapter was packed with?",
+        )
+    model = open_model(base, task_type=task)
+    return list(select(model, targets_of(config), base.path).modules)
+
+
+def targets_of(config: Mapping[str, Any]) -> Targets:
+    """The targets that an adapter_config.json says."""
+
+    def several(key: str) -> tuple[Any, ...]:
+        value = config.get(key)
+        return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+
+    wanted = config.get("target_modules")
+    return Targets(
+        modules=tuple(wanted) if isinstance(wanted, list) else wanted,
+        modules_to_save=several("modules_to_save"),
+        layers_to_transform=several("layers_to_transform"),
+        layers_pattern=several("layers_pattern"),
+        task_type=config.get("task_type"),
+    )
+
+
+def compute(
+    base: Checkpoint,
+    modules: Sequence[Module],
+    rank: int,
+    dtypes: Mapping[str, str],
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Computed]:
+    """Canonical factors of each module's weight, rounded first to the dtype that the module was trained in."""
+    progress.start(sum(module.tensor.nbytes for module in modules))
+
+    def one(module: Module) -> Computed:
+        stored = read_weight(base, module)
+        mark = fingerprint(stored)
+        if dtypes[module.name] != FLOAT_NAMES[module.tensor.dtype]:
+            with np.errstate(over="ignore"):
+                stored = stored.astype(_DTYPES[dtypes[module.name]])
+        try:
+            return Computed(canonical_factors(as_matrix(stored, module, device), rank), mark)
+        except TinyLoraError as error:
+            raise FormatError(f"{module.name}: {error.what}", where=base.path, hint=error.hint) from None
+
+    found = {}
+    for module, computed in for_each(modules, one, device):
+        found[module.name] = computed
+        progress.at(module.name)
+        progress.advance(module.tensor.nbytes)
+    return found
+
+
+def weights_mark(computed: Mapping[str, Computed], modules: Iterable[Module]) -> str:
+    """One fingerprint of all target weights, in their order."""
+    return short(hashlib.sha256("".join(computed[m.name].mark for m in modules).encode()).digest())
+
+
+def digest_of(arrays: Iterable[Array]) -> str:
+    """sha256 of arrays one behind the other, in float32."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array, np.float32).tobytes())
+    return short(found.digest())
+
+
+def short(data: bytes) -> str:
+    """Bytes as text."""
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def long(text: str) -> bytes:
+    """The bytes of such text."""
+    return base64.b64decode(text + "=" * (-len(text) % 4))

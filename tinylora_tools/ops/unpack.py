@@ -1,0 +1,164 @@
+"""A packed adapter as a complete one again: the fingerprint of the base first, the digests of what came of it after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..core import projection
+from ..core.torch_arrays import check_device
+from ..core.tying import group_of
+from ..errors import FormatError, MismatchError
+from ..formats.checkpoint import read_checkpoint
+from ..formats.packed import INDEX, VALUE, Array, Packed, packed_at
+from ..formats.peft_adapter import factor_key, vector_key
+from ..sources import locate_base
+from .model_modules import Module
+from .packing import Computed, compute, digest_of, long, modules_of, weights_mark
+from .peft_files import write_adapter
+from .progress import NoProgress, Progress
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float64": np.dtype(np.float64),
+}  # fmt: skip
+
+
+@contextmanager
+def unpacked(path: Path, base: Path | None) -> Iterator[Path]:
+    """The path of an adapter as PEFT writes it: the very path, or a temporary directory that a packed one is restored
+    into."""
+    packed = packed_at(path)
+    if packed is None:
+        yield path
+        return
+    with TemporaryDirectory(prefix="tinylora-") as directory:
+        target = Path(directory) / path.stem
+        target.mkdir()
+        tensors, config = restore(packed, base)
+        write_adapter(target, tensors, config, {})
+        yield target
+
+
+def restore(
+    packed: Packed, base: Path | None, *, device: str = "cpu", progress: Progress | None = None
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The tensors and the configuration of a packed adapter, from the base's weights.
+
+    Raises
+    ------
+    MismatchError
+        If the base isn't at hand or its weights aren't those that the adapter was packed with, or if what came of them
+        has other digests.
+    FormatError
+        If the file contradicts itself.
+    """
+    config = dict(packed.config)
+    where = check_device(device, "Leave --device out to compute on the CPU.")
+    base = base or locate_base(str(config["base_model_name_or_path"] or ""), config["revision"], packed.path.parent)
+    if base is None:
+        raise MismatchError(
+            f"is packed, and its base {config['base_model_name_or_path']!r} isn't at hand",
+            where=packed.path,
+            hint="Name it with --base DIR or --base hf://owner/name.",
+        )
+    checkpoint = read_checkpoint(base)
+    modules = modules_of(checkpoint, config, packed.listed("modules"))
+    dtypes = _one_each(packed, "dtypes", len(modules))
+    computed = compute(
+        checkpoint,
+        modules,
+        config["r"],
+        {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)},
+        where,
+        progress or NoProgress(),
+    )
+    if weights_mark(computed, modules) != packed.text("weights"):
+        raise MismatchError(
+            "the base's weights aren't those that the adapter was packed with",
+            where=base,
+            hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
+        )
+    A, B = _factors(packed, modules, computed)
+    P = _projections(packed, modules, dtypes, config)
+    for name, arrays in (("A", A), ("B", B), ("P", P)):
+        if digest_of(arrays) != packed.text(name):
+            raise MismatchError(
+                f"{name} came out otherwise than when the adapter was packed",
+                where=packed.path,
+                hint="The file was changed, or this machine computes otherwise: tell us its kind of processor.",
+            )
+    stored = _one_each(packed, "stored", len(modules))
+    tensors: dict[str, Array] = {}
+    for number, module in enumerate(modules):
+        dtype = _DTYPES[stored[number]]
+        tensors[factor_key(module.name, "A")] = A[number].astype(dtype)
+        tensors[factor_key(module.name, "B")] = B[number].astype(dtype)
+        if config["save_projection"]:
+            tensors[factor_key(module.name, "P")] = P[number].astype(dtype)
+    groups = packed.listed("groups") or [group_of(i, len(modules), config["weight_tying"]) for i in range(len(modules))]
+    vectors = packed.vectors
+    if not set(groups) <= vectors.keys():
+        raise FormatError("lacks the vector of a group", where=packed.path, hint="Pack the adapter again.")
+    wide = _DTYPES.get(packed.file.metadata.get("v", "float32"), np.dtype(np.float32))
+    tensors |= {vector_key(g): v.astype(wide) for g, v in vectors.items()}
+    return tensors | packed.others, config
+
+
+def _one_each(packed: Packed, name: str, count: int) -> list[str]:
+    text = packed.file.metadata.get(name, "float32")
+    values = json.loads(text) if text.startswith("[") else [text] * count
+    if len(values) != count or not all(value in _DTYPES for value in values):
+        raise FormatError(
+            f"its metadata's {name!r} don't fit the {count} modules of the base",
+            where=packed.path,
+            hint="Is this the base that the adapter was packed with?",
+        )
+    return list(values)
+
+
+def _factors(
+    packed: Packed, modules: list[Module], computed: Mapping[str, Computed]
+) -> tuple[list[Array], list[Array]]:
+    """Canonical factors with the packed signs and corrections."""
+    ranks = [len(computed[m.name].canonical.A) for m in modules]
+    bits = np.unpackbits(np.frombuffer(long(packed.text("signs")), np.uint8))
+    if len(bits) < sum(ranks):
+        raise FormatError("lacks signs", where=packed.path, hint="Pack the adapter again.")
+    first, flat, shapes = 0, [], []
+    for module, rank in zip(modules, ranks, strict=True):
+        signed = computed[module.name].canonical.signed(bits[first : first + rank].astype(bool))
+        first += rank
+        flat += [signed.A.ravel(), signed.B.ravel()]
+        shapes += [signed.A.shape, signed.B.shape]
+    entries = np.concatenate(flat)
+    if INDEX in packed.file.tensors and VALUE in packed.file.tensors:
+        index, value = packed.file.read(INDEX), packed.file.read(VALUE)
+        if index.shape != value.shape or (len(index) and int(index.max()) >= len(entries)):
+            raise FormatError("its corrections don't fit the base", where=packed.path, hint="Pack the adapter again.")
+        entries[index] = value.astype(np.float32)
+    ends = np.cumsum([part.size for part in flat])[:-1]
+    parts = [part.reshape(shape) for part, shape in zip(np.split(entries, ends), shapes, strict=True)]
+    return parts[0::2], parts[1::2]
+
+
+def _projections(packed: Packed, modules: list[Module], dtypes: list[str], config: Mapping[str, Any]) -> list[Array]:
+    places = packed.listed("P_of")
+    if places is not None:
+        own = packed.own_projections
+        if len(places) != len(modules) or not set(places) <= own.keys():
+            raise FormatError("lacks a P", where=packed.path, hint="Pack the adapter again.")
+        return [own[place] for place in places]
+    stream, found = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), []
+    for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True)):
+        r = module.rank(config["r"])
+        P = projection.draw(config["projection_seed"] + number, config["u"], r, stream=stream)
+        found.append(projection.round_to(P, dtype) if dtype in ("bfloat16", "float16") else P)
+    return found

@@ -22,8 +22,9 @@ from tinylora_tools.formats.packed import packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
 from tinylora_tools.ops import pack as pack_module
+from tinylora_tools.ops.adapter_source import in_peft_form
 from tinylora_tools.ops.pack import MOST_ERROR, pack
-from tinylora_tools.ops.unpack import restore, unpacked
+from tinylora_tools.ops.unpack import restore
 
 Run = Callable[..., Any]
 
@@ -219,5 +220,5 @@ def test_other_cpus_restore_the_same_bits(capability: str, tmp_path: Path) -> No
 
 def test_what_is_no_packed_file_passes_through(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
-    with unpacked(case.adapter, None) as path:
-        assert path == case.adapter
+    with in_peft_form(case.adapter, None) as (path, notes):
+        assert (path, notes) == (case.adapter, [])

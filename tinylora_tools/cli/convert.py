@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,29 @@ if TYPE_CHECKING:
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT", help="Directory to make."
 )
 @click.option("--to", "target", type=click.Choice(["lora", "peft", "packed"]), required=True, help="What to make.")
+@click.option(
+    "--from",
+    "kind",
+    type=click.Choice(
+        ["peft", "packed", "anrgusc", "chi-shan0707", "cho104", "curiouscaliboi", "guokaku", "spuuntries"]
+    ),
+    help="Insist on what SOURCE is. Default: what its files tell.",
+)
 @base_option
 @module_order_option
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another project's adapter: what its files don't say, such as rank=2. Repeat for more.",
+)
+@click.option("--projection", metavar="FILE", help="Another project's adapter: a file with its P, where that is lost.")
+@click.option(
+    "--against",
+    metavar="MERGED",
+    help="Another project's adapter: a checkpoint that it was merged into, which tells the signs of singular pairs.",
+)
 @click.option("--scales", metavar="X,...", help="lora: a factor for the updates of each adapter, or one for all.")
 @click.option(
     "--dtype",
@@ -60,7 +82,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="packed: of v; auto is bfloat16 where nothing is lost.",
 )
-@click.option("--device", default="cpu", show_default=True, help="packed: where factors are computed.")
+@click.option("--device", default="cpu", show_default=True, help="Where factors are computed, if they have to be.")
 @stream_option
 @click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 @json_option
@@ -68,8 +90,12 @@ def command(
     sources: tuple[str, ...],
     output: Path,
     target: str,
+    kind: str | None,
     base: str | None,
     module_order_file: str | None,
+    settings: tuple[str, ...],
+    projection: str | None,
+    against: str | None,
     scales: str | None,
     dtype: str,
     rank_pattern: bool,
@@ -89,10 +115,12 @@ def command(
     become one whose rank is the sum of theirs.
 
     peft: the adapter in PEFT's files again: .bin as safetensors, without what PEFT 0.19 saved of other adapters, with P
-    or without, in half the size where nothing is lost by it. Also from a packed adapter, with --base.
+    or without, in half the size where nothing is lost by it.
 
     packed: v and what it takes to make the rest again from the base: a kilobyte. Needs --base, and proves the way back
     before it writes.
+
+    SOURCE is PEFT's adapter, a packed one, or one of six other projects; what their files don't say is asked for.
 
     \b
     Examples:
@@ -102,29 +130,42 @@ def command(
       tinylora convert old-adapter -o adapter --to peft --save-projection --adapter-dtype bfloat16
       tinylora convert adapter -o adapter.safetensors --to packed --base models/Qwen2.5-0.5B
       tinylora convert adapter.safetensors -o adapter --to peft --base models/Qwen2.5-0.5B
+      tinylora convert step_000000100 -o adapter --to peft --base models/Qwen2.5-0.5B --setting rank=2 --setting alpha=1
     """
+    from ..ops.foreign_options import ForeignOptions
+    from .adapter_source import as_adapter
+
     paths = [path for path in map(located, sources) if path is not None]
     base_path, order = located(base), module_order(module_order_file)
     if target != "lora" and len(paths) > 1:
         raise click.UsageError(f"--to {target} takes one SOURCE.")
+    if target == "packed" and base_path is None:
+        raise click.UsageError("--to packed needs --base: it proves the way back.")
+    options = ForeignOptions(_settings(settings), located(projection), located(against), stream, order, device)
+    notes: list[str] = []
     report: LoraReport | PeftReport | PackReport
-    if target == "lora":
-        lora = {
-            "scales": _numbers(scales),
-            "rank_pattern": rank_pattern,
-            "server": server,
-            "dtype": dtype,
-            "stream": stream,
-            "module_order": order,
-            "force": force,
-        }
-        report, line = _to_lora(paths, output, base_path, lora)
-    elif target == "peft":
-        peft = (save_projection, adapter_dtype, stream, order, force)
-        report, line = _to_peft(paths[0], output, base_path, peft)
-    else:
-        packed = {"exact": exact, "v_dtype": v_dtype, "device": device, "module_order": order, "force": force}
-        report, line = _to_packed(paths[0], output, base_path, packed)
+    with ExitStack() as stack:
+        adapters = [
+            stack.enter_context(as_adapter(path, base_path, kind=kind, options=options, notes=notes)) for path in paths
+        ]
+        if target == "lora":
+            lora = {
+                "scales": _numbers(scales),
+                "rank_pattern": rank_pattern,
+                "server": server,
+                "dtype": dtype,
+                "stream": stream,
+                "module_order": order,
+                "force": force,
+            }
+            report, line = _to_lora(adapters, output, base_path, lora)
+        elif target == "peft":
+            peft = (save_projection, adapter_dtype, stream, order, force)
+            report, line = _to_peft(adapters[0], output, base_path, peft)
+        else:
+            packed = {"exact": exact, "v_dtype": v_dtype, "device": device, "module_order": order, "force": force}
+            report, line = _to_packed(adapters[0], output, base_path, packed)
+    report.warnings[:0] = notes
     print_warnings(report.warnings)
     if as_json:
         print_json(report)
@@ -134,15 +175,10 @@ def command(
 
 
 def _to_lora(paths: list[Path], output: Path, base: Path | None, options: dict[str, Any]) -> tuple[LoraReport, str]:
-    from contextlib import ExitStack
-
     from ..ops.convert_lora import LoraOptions, convert_to_lora
     from ..ops.load import config_of_base
-    from .packed_source import as_adapter
 
-    with ExitStack() as stack:
-        sources = [stack.enter_context(as_adapter(path, base)) for path in paths]
-        report = convert_to_lora(sources, output, base_config=config_of_base(base), options=LoraOptions(**options))
+    report = convert_to_lora(paths, output, base_config=config_of_base(base), options=LoraOptions(**options))
     ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
     return report, f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
 
@@ -150,10 +186,8 @@ def _to_lora(paths: list[Path], output: Path, base: Path | None, options: dict[s
 def _to_peft(path: Path, output: Path, base: Path | None, options: tuple[Any, ...]) -> tuple[PeftReport, str]:
     from ..ops.convert_peft import PeftOptions, convert_to_peft
     from ..ops.load import config_of_base
-    from .packed_source import as_adapter
 
-    with as_adapter(path, base) as source:
-        report = convert_to_peft(source, output, base_config=config_of_base(base), options=PeftOptions(*options))
+    report = convert_to_peft(path, output, base_config=config_of_base(base), options=PeftOptions(*options))
     line = f"{plural(report.modules, 'module')}, {'with' if report.projection else 'without'} P"
     return report, line + (
         f", {plural(report.left_out, 'tensor')} of other adapters left out" if report.left_out else ""
@@ -165,7 +199,7 @@ def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, A
     from .memory import keep_freed_memory
 
     if base is None:
-        raise click.UsageError("--to packed needs --base: it proves the way back.")
+        raise TypeError("packing needs a base")
     keep_freed_memory()
     if not sys.stderr.isatty():
         report = pack(path, base, output, **options)
@@ -178,6 +212,16 @@ def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, A
     line += f", {size(report.other_bytes)} of other tensors" if report.other_bytes else ""
     exactly = "restores bit for bit" if report.error == 0.0 else f"restores updates within {report.error:.1e}"
     return report, f"{line}; {exactly}"
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise click.UsageError(f"--setting {pair!r}, expected NAME=VALUE.")
+        found[name.strip().replace("-", "_")] = value.strip()
+    return found
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:

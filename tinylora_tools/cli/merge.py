@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,13 +101,12 @@ def command(
         dry_run=dry_run,
         module_order=module_order(module_order_file),
     )
-    from contextlib import ExitStack
-
     from ..sources import locate
-    from .packed_source import as_adapter
+    from .adapter_source import as_adapter
 
     with ExitStack() as stack:
-        paths = [stack.enter_context(as_adapter(locate(adapter), located(base))) for adapter in adapters]
+        sources = [locate(adapter) for adapter in adapters]
+        paths = [stack.enter_context(as_adapter(source, located(base), quiet=quiet)) for source in sources]
         if quiet or not sys.stderr.isatty():
             report = merge(paths, output, located(base), options)
         else:
@@ -113,6 +114,7 @@ def command(
 
             with byte_progress("Merging") as progress:
                 report = merge(paths, output, located(base), options, progress)
+    report = replace(report, adapters=[str(source) for source in sources])
     print_warnings(report.warnings)
     if as_json:
         print_json(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -43,9 +44,10 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
     keep_freed_memory()
     from ..ops.verify_base import verify_base
     from ..sources import locate
-    from .packed_source import as_adapter
+    from .adapter_source import as_adapter
 
-    with as_adapter(locate(adapter), located(base)) as path:
+    source = locate(adapter)
+    with as_adapter(source, located(base)) as path:
         if not sys.stderr.isatty():
             report = verify_base(path, located(base), device=device)
         else:
@@ -53,6 +55,7 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
 
             with byte_progress("Verifying") as progress:
                 report = verify_base(path, located(base), device=device, progress=progress)
+    report = replace(report, adapter=str(source))
     if as_json:
         print_json(report)
     else:

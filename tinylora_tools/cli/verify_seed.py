@@ -70,7 +70,7 @@ def command(
     from contextlib import ExitStack
 
     from ..ops.verify_seed import verify_seed
-    from .packed_source import as_adapter
+    from .adapter_source import as_adapter
 
     with ExitStack() as stack:
         path = located(adapter)

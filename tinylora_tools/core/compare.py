@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .lowrank import Array
+from .lowrank import Array, left_factor, squared_norm
 
 
 class Difference(NamedTuple):
@@ -37,3 +37,18 @@ def digest(values: Array) -> str:
     """sha256 of an array's bytes, little-endian, in C order."""
     plain = values if values.dtype.byteorder != ">" else values.astype(values.dtype.newbyteorder("<"))
     return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()
+
+
+def update_distance(factors: tuple[Array, Array], others: tuple[Array, Array], R: Array) -> float:
+    """||B R A - B' R A'|| over ||B R A|| for (A, B) and (A', B'), without forming them; of B A where R is zero.
+
+    A (r, in), B (out, r), R (r, r): the difference is a product of rank 2r.
+    """
+    (A, B), (other_a, other_b) = factors, others
+    if not np.any(R):
+        R = np.eye(len(R))
+    left, other = left_factor(B, R), left_factor(other_b, R)
+    right, other_right = A.astype(np.float64), other_a.astype(np.float64)
+    whole = squared_norm(left, right)
+    off = squared_norm(np.concatenate([left - other, other], 1), np.concatenate([right, right - other_right], 0))
+    return float(np.sqrt(off / whole)) if whole > 0 else 0.0

@@ -121,6 +121,21 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
     return Factors(U.to(dtype).contiguous(), (S * scale).to(dtype), Vh.to(dtype).contiguous(), certificate, spectrum)
 
 
+def library_triplets(W: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U (out, r), S (r,) and Vh (r, in) of W (out, in) by torch's full decomposition in float32, with its signs.
+
+    For what was made with the same call: the signs are the library's and the device's, and no convention.
+
+    Raises
+    ------
+    FormatError
+        If W has NaN or infinite entries.
+    """
+    _rescaled(W)  # for its check
+    U, S, Vh = torch.linalg.svd(W.float(), full_matrices=False)
+    return U[:, :r].contiguous(), S[:r].contiguous(), Vh[:r].contiguous()
+
+
 def _rescaled(W: Tensor) -> tuple[Tensor, float]:
     """W and 1; or, where squares of its entries would leave float32's range, W over a power of two, and that power."""
     low, high = (float(x) for x in torch.aminmax(W))

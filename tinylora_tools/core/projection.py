@@ -69,18 +69,31 @@ def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STR
         For an unknown stream, u or r below 1, a seed that torch refuses, or more than `MOST_BYTES` of P. Nothing has
         been allocated then.
     """
+    return _drawn(seeds, u, r, 1.0 / sqrt(r), stream)
+
+
+def draw_scaled(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> Array:
+    """P as `torch.randn(u, r, r, generator=g) / math.sqrt(r)` makes it, which isn't PEFT's P to the last bit.
+
+    Parameters, result and errors as `draw_many`.
+    """
+    P: Array = _drawn(seeds, u, r, 1.0, stream) / np.float32(sqrt(r))
+    return P
+
+
+def _drawn(seeds: Sequence[int], u: int, r: int, std: float, stream: str) -> Array:
     _check(seeds, u, r, stream)
     if stream == "torch":
-        return _draw_with_torch(seeds, u, r)
+        return _draw_with_torch(seeds, u, r, std)
     n = u * r * r
     out = np.empty((len(seeds), n), np.float32)
     low_bits = np.array([seed % 2**32 for seed in seeds], np.uint32)
     for first in range(0, len(seeds), _MODULES):
         chunk = slice(first, first + _MODULES)
         if n < 16:
-            out[chunk] = _normal_double(low_bits[chunk], n, 1.0 / sqrt(r))
+            out[chunk] = _normal_double(low_bits[chunk], n, std)
         else:
-            out[chunk] = _normal_float(low_bits[chunk], n, np.float32(1.0 / sqrt(r)), stream)
+            out[chunk] = _normal_float(low_bits[chunk], n, np.float32(std), stream)
     return out.reshape(len(seeds), u, r, r)
 
 
@@ -124,13 +137,13 @@ def _check(seeds: Sequence[int], u: int, r: int, stream: str) -> None:
         )
 
 
-def _draw_with_torch(seeds: Sequence[int], u: int, r: int) -> Array:
+def _draw_with_torch(seeds: Sequence[int], u: int, r: int, std: float) -> Array:
     import torch
 
     out = np.empty((len(seeds), u, r, r), np.float32)
     for one, seed in zip(out, seeds, strict=True):
         generator = torch.Generator().manual_seed(seed)
-        one[...] = torch.normal(mean=0.0, std=1.0 / sqrt(r), size=(u, r, r), generator=generator).numpy()
+        one[...] = torch.normal(mean=0.0, std=std, size=(u, r, r), generator=generator).numpy()
     return out
 
 

@@ -36,12 +36,44 @@ class TorchFile:
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """The tensor as a read-only array; nothing is copied when it is contiguous."""
-        import torch
+        return array_of(self._state[name])
 
-        tensor = self._state[name].detach().contiguous()
-        data = tensor.reshape(-1).view(torch.uint8).numpy()
-        array: np.ndarray[Any, Any] = data.view(numpy_dtype(self.tensors[name].dtype)).reshape(tuple(tensor.shape))
-        return array
+
+def array_of(tensor: Any) -> np.ndarray[Any, Any]:
+    """A tensor from a pickle as an array of the same dtype, bfloat16 included; nothing is copied when it is
+    contiguous."""
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    dtype = numpy_dtype(_DTYPES[str(tensor.dtype).removeprefix("torch.")])
+    array: np.ndarray[Any, Any] = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
+    return array
+
+
+def load_pickle(path: Path) -> Any:
+    """What `torch.save` wrote: tensors, brought to the CPU from wherever they were, in dicts and lists.
+
+    Raises
+    ------
+    FormatError
+        If it is damaged, or would have to run code to be read.
+    """
+    import torch
+
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before PyTorch 1.6: no zip archive, so nothing to map
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises whatever the bytes make it raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(
+            f"not a state dict that can be read safely ({reason})",
+            where=path,
+            hint="The file is damaged or holds more than tensors: save it again as safetensors.",
+        ) from None
 
 
 def read_torch_file(path: Path) -> TorchFile:
@@ -54,18 +86,7 @@ def read_torch_file(path: Path) -> TorchFile:
     """
     import torch
 
-    try:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written before PyTorch 1.6: no zip archive, so nothing to map
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the bytes make it raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(
-            f"not a state dict that can be read safely ({reason})",
-            where=path,
-            hint="The file is damaged or holds more than tensors: save it again as safetensors.",
-        ) from None
+    state = load_pickle(path)
     if not isinstance(state, dict):
         raise FormatError(f"holds a {type(state).__name__}, expected a state dict", where=path)
     tensors: dict[str, TensorInfo] = {}

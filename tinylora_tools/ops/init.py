@@ -103,7 +103,7 @@ def init(
             file.flush()
             os.fsync(file.fileno())
             written = file.tell()
-        config = config_json(plan, base_model or base_name(base))
+        config = config_json(settings, plan.selection, base_model or base_name(base))
         (directory / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
     return InitReport(
         output=str(output),

@@ -9,6 +9,7 @@ from ..errors import FormatError
 from ..formats.checkpoint import is_checkpoint, read_tensor_file
 from ..formats.packed import packed_at
 from ..formats.peft_adapter import find_adapter, is_adapter
+from .adapter_source import refuse_foreign
 from .inspect_adapter import AdapterReport, inspect_adapter
 from .inspect_checkpoint import CheckpointReport, inspect_checkpoint
 from .inspect_packed import PackedReport, inspect_packed
@@ -25,6 +26,7 @@ def inspect(
     FormatError
         If it is neither.
     """
+    refuse_foreign(source)
     if source.is_dir():
         adapter = find_adapter(source) is not None and not is_checkpoint(source)
         if not adapter and not is_checkpoint(source):

@@ -236,17 +236,16 @@ def _all_names(model: ModelModules) -> set[str]:
     return model.inner_names() | model.modules.keys()
 
 
-def config_json(plan: Plan, base_model: str | None) -> dict[str, Any]:
+def config_json(settings: Settings, selection: Selection, base_model: str | None) -> dict[str, Any]:
     """adapter_config.json as PEFT 0.21.2 writes it, lists sorted."""
-    settings, targets = plan.settings, plan.settings.targets
-    wanted = plan.selection.target_modules
+    targets, wanted = settings.targets, selection.target_modules
     layers = list(targets.layers_to_transform)
     pattern = list(targets.layers_pattern)
     return {
         "auto_mapping": None,
         "base_model_name_or_path": base_model,
         "bias": settings.bias,
-        "fan_in_fan_out": any(m.kind == "Conv1D" for m in plan.selection.modules),
+        "fan_in_fan_out": any(m.kind == "Conv1D" for m in selection.modules),
         "inference_mode": True,
         "init_v_bound": settings.init_v_bound,
         "init_weights": settings.init_weights,

@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from ..core.canonical import Canonical
-from ..core.lowrank import left_factor, squared_norm, training_dtype
+from ..core.compare import update_distance
+from ..core.lowrank import training_dtype
 from ..core.projection import DEFAULT_STREAM
 from ..core.residual import Triplets, residual_of
 from ..core.torch_arrays import check_device
@@ -24,7 +25,7 @@ from ..formats.packed import FORMAT, INDEX, VALUE, VERSION, Array, lean_config
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import write_file
 from ..formats.tensors import FLOAT_NAMES
-from .base_check import moved_above
+from .base_check import OTHER_WEIGHT, moved_above
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
 from .packing import compute, digest_of, modules_of, short, weights_mark
@@ -119,9 +120,10 @@ def pack(
     modules, told = _modules(checkpoint, adapter, names)
     dtypes = {m.name: _training_dtype(adapter, m.name) for m in modules}
     computed = compute(checkpoint, modules, adapter.config.rank, dtypes, where, progress or NoProgress())
-    factors = _Factors()
+    factors, moved = _Factors(), []
     for module in modules:
-        _require_same(checkpoint, adapter, module, dtypes[module.name])
+        if _residual(checkpoint, adapter, module, dtypes[module.name]):
+            moved.append(module.name)
         _restore(adapter, module, computed[module.name].canonical, R[module.name], factors, exact=exact)
     drawn, own, metadata = _projections(loaded, names)
     metadata |= {
@@ -167,8 +169,18 @@ def pack(
         corrections=count,
         factor_entries=factors.entries,
         seconds=time.perf_counter() - started,
-        warnings=[],
+        warnings=_moved(moved),
     )
+
+
+def _moved(modules: Sequence[str]) -> list[str]:
+    if not modules:
+        return []
+    more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
+    return [
+        f"the factors of {modules[0]}{more} are a little off the base's weights: is it the very base? The file restores "
+        "them all the same, by corrections"
+    ]
 
 
 def _modules(base: Checkpoint, adapter: PeftAdapter, names: list[str]) -> tuple[list[Module], bool]:
@@ -188,8 +200,8 @@ def _training_dtype(adapter: PeftAdapter, name: str) -> str:
     return training_dtype(adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
 
 
-def _require_same(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype: str) -> None:
-    """Raise MismatchError where the factors aren't those of the base's weight."""
+def _residual(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype: str) -> bool:
+    """Whether the factors are a little off the base's weight; MismatchError where they are another weight's."""
     parts = adapter.modules[module.name]
     A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
     if (module.out_features, module.in_features) != (len(B), A.shape[1]):
@@ -202,12 +214,13 @@ def _require_same(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype:
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
     stored = read_weight(base, module)
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
-    if not rho <= moved_above(dtype, FLOAT_NAMES[module.tensor.dtype]):
+    if not rho <= OTHER_WEIGHT:
         raise MismatchError(
             f"{module.name}: its factors aren't those of the base's weight (residual {rho:.1e})",
             where=base.path,
             hint="Pack with the base that the adapter was trained on; `tinylora verify-base` says more.",
         )
+    return rho > moved_above(dtype, FLOAT_NAMES[module.tensor.dtype])
 
 
 def _restore(
@@ -219,7 +232,7 @@ def _restore(
     alike = np.einsum("ij,ij->j", canonical.B, B) + np.einsum("ij,ij->i", canonical.A, A)  # (r,)
     flipped = np.asarray(alike < 0.0)
     mine = canonical.signed(flipped)
-    error = _error(A, B, mine.A, mine.B, R)
+    error = update_distance((A, B), (mine.A, mine.B), R)
     restored = np.concatenate([mine.A.ravel(), mine.B.ravel()])
     wanted = np.concatenate([A.ravel(), B.ravel()])
     fix = np.concatenate([mine.unsure_a.ravel(), mine.unsure_b.ravel()])
@@ -236,23 +249,6 @@ def _restore(
     factors.B[module.name] = restored[A.size :].reshape(B.shape)
     factors.flipped += [bool(x) for x in flipped]
     factors.error = max(factors.error, error)
-
-
-def _error(A: Array, B: Array, mine_a: Array, mine_b: Array, R: Array) -> float:
-    """||B R A - B' R A'|| over ||B R A||; of B A where v is zero."""
-    if not np.any(R):
-        R = np.eye(len(R))
-    left, other = left_factor(B, R), left_factor(mine_b, R)
-    whole = squared_norm(left, A.astype(np.float64))
-    off = _squared_distance(left, A.astype(np.float64), other, mine_a.astype(np.float64))
-    return float(np.sqrt(off / whole)) if whole > 0 else 0.0
-
-
-def _squared_distance(left: Array, right: Array, other_left: Array, other_right: Array) -> float:
-    """||left right - other_left other_right||^2 without forming them: as a sum of two thin products."""
-    return squared_norm(
-        np.concatenate([left - other_left, other_left], 1), np.concatenate([right, right - other_right], 0)
-    )
 
 
 def _projections(loaded: LoadedAdapter, names: list[str]) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:

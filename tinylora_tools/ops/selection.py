@@ -89,7 +89,7 @@ def select(model: ModelModules, targets: Targets, where: Path) -> Selection:
         chosen = _all_linear(model, targets)
         if not chosen:
             raise MismatchError("the model has no linear layer", where=where)
-        return Selection(tuple(chosen), _shortest(chosen, model))
+        return Selection(tuple(chosen), shortest_targets(chosen, model))
     wrong = [name for name in sorted(model.inner_names()) if _matches(name, wanted, targets)]
     if wrong:
         raise UnsupportedError(
@@ -152,7 +152,7 @@ def _all_linear(model: ModelModules, targets: Targets) -> list[Module]:
     return [module for module in linear if not _excluded(module.name, targets)]
 
 
-def _shortest(chosen: Sequence[Module], model: ModelModules) -> tuple[str, ...]:
+def shortest_targets(chosen: Sequence[Module], model: ModelModules) -> tuple[str, ...]:
     """Ends of names that select just these, where the last parts do; else the full names."""
     names = {module.name for module in chosen}
     ends = {name.rpartition(".")[2] for name in names}

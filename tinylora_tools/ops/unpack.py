@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ml_dtypes
@@ -17,34 +15,17 @@ from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.checkpoint import read_checkpoint
-from ..formats.packed import INDEX, VALUE, Array, Packed, packed_at
+from ..formats.packed import INDEX, VALUE, Array, Packed
 from ..formats.peft_adapter import factor_key, vector_key
 from ..sources import locate_base
 from .model_modules import Module
 from .packing import Computed, compute, digest_of, long, modules_of, weights_mark
-from .peft_files import write_adapter
 from .progress import NoProgress, Progress
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float64": np.dtype(np.float64),
 }  # fmt: skip
-
-
-@contextmanager
-def unpacked(path: Path, base: Path | None) -> Iterator[Path]:
-    """The path of an adapter as PEFT writes it: the very path, or a temporary directory that a packed one is restored
-    into."""
-    packed = packed_at(path)
-    if packed is None:
-        yield path
-        return
-    with TemporaryDirectory(prefix="tinylora-") as directory:
-        target = Path(directory) / path.stem
-        target.mkdir()
-        tensors, config = restore(packed, base)
-        write_adapter(target, tensors, config, {})
-        yield target
 
 
 def restore(

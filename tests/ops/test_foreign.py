@@ -1,0 +1,338 @@
+"""Six projects' adapters in PEFT's form: their updates are the very ones, or a message says what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foreign_projects as projects
+import numpy as np
+import pytest
+import torch
+from fixture_data import ROOT, tensors
+from safetensors.torch import load_file, save_file
+
+from tinylora_tools.core import projection
+from tinylora_tools.core.other_forms import best_signs
+from tinylora_tools.errors import FormatError
+from tinylora_tools.formats.torch_file import load_pickle
+
+Run = Callable[..., Any]
+Array = np.ndarray[Any, Any]
+
+BASES = {"qwen2-bf16": ROOT / "bases" / "qwen2-bf16", "llama-fp32": ROOT / "bases" / "llama-fp32"}
+QWEN2 = BASES["qwen2-bf16"]
+
+
+def converted(directory: Path) -> dict[str, Array]:
+    """Updates of a PEFT adapter, in float64, by PEFT's definition: groups by place, B (sum v_i P_i) A."""
+    from tinylora_tools.ops.load import load_adapter
+
+    loaded = load_adapter(directory)
+    group = loaded.numbering.group
+    assert group is not None
+    file = loaded.adapter.file
+    found = {}
+    for name, parts in loaded.adapter.modules.items():
+        assert parts.P is not None
+        A, B, P = (file.read(info.name).astype(np.float64) for info in (parts.A, parts.B, parts.P))
+        v = file.read(f"base_model.tinylora_v.{group[name]}").astype(np.float64)
+        found[name] = B @ np.einsum("i,ijk->jk", v, P) @ A
+    return found
+
+
+def near(found: dict[str, Array], wanted: dict[str, Array], bound: float = 1e-6) -> None:
+    assert found.keys() == wanted.keys()
+    for name, update in wanted.items():
+        assert np.linalg.norm(update) > 0
+        assert np.linalg.norm(found[name] - update) <= bound * np.linalg.norm(update), name
+
+
+def options(dialect: str, directory: Path) -> list[str]:
+    return [part.replace("OUT", str(directory)) for part in projects.PROJECTS[dialect][1]]
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+@pytest.mark.parametrize("dialect", projects.PROJECTS)
+def test_updates_are_those_of_the_projects_formulas(dialect: str, base: Path, tinylora: Run, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    updates = projects.PROJECTS[dialect][0](base, source)
+    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", base, *options(dialect, source), "--json")
+    assert result.code == 0, result.err
+    near(converted(out), updates)
+    report = json.loads(result.out)
+    assert report["modules"] == len(updates)
+    assert any("signs of singular pairs" in w for w in report["warnings"]) == (
+        dialect in ("anrgusc", "spuuntries", "chi-shan0707")
+    )
+    insisted = tinylora("convert", source, "-o", tmp_path / "no", "--to", "peft", "--from", "peft")
+    assert insisted.code == 1
+    assert f"--from {dialect}" in insisted.err
+
+
+@pytest.mark.parametrize("dialect", projects.PROJECTS)
+def test_peft_loads_what_was_converted(dialect: str, tinylora: Run, tmp_path: Path) -> None:
+    """PEFT's own groups, order and forward pass: its merge adds the update."""
+    import warnings
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base, source, out = BASES["llama-fp32"], tmp_path / "source", tmp_path / "out"
+    updates = projects.PROJECTS[dialect][0](base, source)
+    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", base, *options(dialect, source))
+    assert result.code == 0, result.err
+    model = AutoModelForCausalLM.from_pretrained(base)
+    before = {name: model.get_submodule(name).weight.detach().double().numpy().copy() for name in updates}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        merged = PeftModel.from_pretrained(model, str(out)).merge_and_unload()
+    after = {name: merged.get_submodule(name).weight.detach().double().numpy() - before[name] for name in updates}
+    near(after, updates, 1e-4)  # float32 rounds the sum, not the update
+
+
+def test_the_other_outputs_take_them_too(tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    updates = projects.make_spuuntries(QWEN2, source)
+    assert tinylora("convert", source, "-o", tmp_path / "lora", "--to", "lora", "--base", QWEN2).code == 0
+    state = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    found = {}
+    for name in updates:
+        A, B = (state[f"base_model.model.{name}.lora_{part}.weight"].double().numpy() for part in "AB")
+        found[name] = B @ A
+    near(found, updates)
+    packed = tmp_path / "packed.safetensors"
+    result = tinylora("convert", source, "-o", packed, "--to", "packed", "--base", QWEN2)
+    assert result.code == 0, result.err
+    assert tinylora("convert", packed, "-o", tmp_path / "back", "--to", "peft", "--base", QWEN2).code == 0
+    near(converted(tmp_path / "back"), updates, 1.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "factor"), [("none", 1), ("all", 1), ("tiled", 4), ("tiled", 100), ("structured", 5), ("structured", 1)]
+)
+def test_anrguscs_groups(mode: str, factor: int, tinylora: Run, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    updates = projects.make_anrgusc(QWEN2, source, mode=mode, factor=factor, alpha=1.0)
+    said = ["rank=2", "alpha=1", f"tie_mode={mode}", *([f"tie_factor={factor}"] if factor > 1 else ["tie_factor=1"])]
+    if mode in ("none", "all"):
+        said.pop()
+    settings = [part for pair in said for part in ("--setting", pair)]
+    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", QWEN2, *settings)
+    assert result.code == 0, result.err
+    near(converted(out), updates)
+
+
+def test_anrguscs_settings_are_asked_for_one_by_one(tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.make_anrgusc(QWEN2, source, manifest=False)
+    given: list[str] = []
+    for name, value in (("rank", 2), ("alpha", 2), ("tie_mode", "tiled"), ("tie_factor", 5), ("seed", 13)):
+        result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given)
+        assert result.code == 1
+        assert f"{name} isn't in the file" in result.err
+        assert f"--setting {name}=VALUE" in result.err
+        given += ["--setting", f"{name}={value}"]
+    assert tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given).code == 0
+    config = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
+    assert (config["r"], config["u"], config["save_projection"]) == (2, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tie_factor=6"], "These would fit: tie_mode=tiled tie_factor=5"),
+        (["tie_mode=neat"], "expected one of none, all, tiled, structured"),
+        (["alpha=nan"], "expected a number"),
+        (["rank=0"], "expected 1 or more"),
+        (["rank=two"], "expected a whole number"),
+        (["width=3"], "this dialect has no such setting"),
+    ],
+    ids=str,
+)
+def test_settings_that_dont_do(given: list[str], said: str, tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.make_anrgusc(QWEN2, source)
+    settings = {"rank": "2", "alpha": "2", "tie_mode": "tiled", "tie_factor": "5"}
+    settings |= dict(pair.split("=") for pair in given)
+    pairs = [part for name, value in settings.items() for part in ("--setting", f"{name}={value}")]
+    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *pairs)
+    assert result.code == 1
+    assert said in result.err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("dialect", ["chi-shan0707", "cho104"])
+def test_a_lost_projection_is_said_to_be_lost(dialect: str, tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.PROJECTS[dialect][0](QWEN2, source)
+    given = [o for o in options(dialect, source) if "kept" not in o and o != "--projection"]
+    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given)
+    assert result.code == 1
+    assert "it is lost with that run" in result.err
+    assert "--projection FILE" in result.err
+
+
+@pytest.mark.parametrize(("constraint", "tied"), [("skew_symmetric", True), ("none", False)])
+def test_cho104s_variants(constraint: str, tied: bool, tinylora: Run, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    updates = projects.make_cho104(QWEN2, source, constraint=constraint, tied=tied)
+    said = ["--setting", f"constraint={constraint}", "--setting", f"factors={source / 'svd.pt'}"]
+    said += ["--projection", str(source / "kept.pt")]
+    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", QWEN2, *said)
+    assert result.code == 0, result.err
+    near(converted(out), updates)
+    refused = tinylora("convert", source, "-o", tmp_path / "no", "--to", "peft", "--setting", "constraint=mhc")
+    assert refused.code == 1
+    assert "no linear map of v" in refused.err
+
+
+def test_what_brings_its_factors_needs_no_base(tinylora: Run, tmp_path: Path) -> None:
+    for dialect in ("curiouscaliboi", "guokaku"):
+        source, out = tmp_path / dialect, tmp_path / f"{dialect}-peft"
+        updates = projects.PROJECTS[dialect][0](QWEN2, source)
+        result = tinylora("convert", source, "-o", out, "--to", "peft")
+        assert result.code == 0, result.err
+        assert "no file says what the base is" in result.err
+        config = json.loads((out / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(QWEN2)
+        (out / "adapter_config.json").write_text(json.dumps(config))
+        near(converted(out), updates)
+
+
+def test_guokakus_checkpoint_has_to_hold_the_base(tinylora: Run, tmp_path: Path) -> None:
+    source, base = tmp_path / "source", tmp_path / "base"
+    projects.make_guokaku(QWEN2, source)
+    shutil.copytree(QWEN2, base)
+    state = load_file(base / "model.safetensors")
+    state["model.layers.1.mlp.up_proj.weight"][3, 3] += 0.5
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", base)
+    assert result.code == 1
+    assert "model.layers.1.mlp.up_proj.weight isn't the base's" in result.err
+
+
+@pytest.mark.parametrize("dialect", ["anrgusc", "spuuntries"])
+def test_a_merged_checkpoint_tells_the_signs(
+    dialect: str, tinylora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained where the decomposition has other signs: only what it was merged into tells."""
+    base, source, merged = BASES["llama-fp32"], tmp_path / "source", tmp_path / "merged"
+    library = projects.svd
+
+    def flipped(W: torch.Tensor, r: int) -> tuple[torch.Tensor, ...]:
+        U, S, Vh = library(W, r)
+        d = torch.tensor([1.0, -1.0])[:r]
+        return U * d, S, Vh * d[:, None]
+
+    monkeypatch.setattr(projects, "svd", flipped)
+    updates = projects.PROJECTS[dialect][0](base, source)
+    state = load_file(base / "model.safetensors")
+    for name, update in updates.items():
+        state[f"{name}.weight"] += torch.from_numpy(update).float()
+    shutil.copytree(base, merged)
+    save_file(state, merged / "model.safetensors", metadata={"format": "pt"})
+    common = ["convert", source, "--to", "peft", "--base", base, *options(dialect, source)]
+    assert tinylora(*common, "-o", tmp_path / "blind").code == 0
+    with pytest.raises(AssertionError):
+        near(converted(tmp_path / "blind"), updates, 0.1)
+    told = tinylora(*common, "-o", tmp_path / "told", "--against", merged)
+    assert told.code == 0, told.err
+    assert "signs" not in told.err
+    near(converted(tmp_path / "told"), updates, 1e-4)
+    other = tinylora(*common, "-o", tmp_path / "other", "--against", base)
+    assert other.code == 1
+    assert "isn't the update, whatever the signs" in other.err
+
+
+def test_other_commands_name_the_conversion(tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.make_spuuntries(QWEN2, source)
+    for arguments in (["merge", source, "-o", tmp_path / "o"], ["verify-base", source], ["inspect", source]):
+        result = tinylora(*arguments, *(["--base", QWEN2]))
+        assert result.code == 1
+        assert "another project's adapter (spuuntries)" in result.err
+        assert f"tinylora convert {source} -o ADAPTER --to peft --base BASE" in result.err
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('this ran')",))
+
+
+def test_pickles_are_not_run(tinylora: Run, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    torch.save({"v_0": torch.zeros(3), "x": Trap()}, tmp_path / "source" / "adapter.pt")
+    result = tinylora("convert", tmp_path / "source", "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2)
+    assert result.code == 1
+    assert "can be read safely" in result.err
+
+
+def test_tensors_of_a_gpu_are_read_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    torch.save({"v_0": torch.arange(3.0)}, tmp_path / "adapter.pt")
+    monkeypatch.undo()
+    assert b"cuda:0" in (tmp_path / "adapter.pt").read_bytes()
+    assert load_pickle(tmp_path / "adapter.pt")["v_0"].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("dialect", projects.PROJECTS)
+def test_truncated_files_are_told(dialect: str, tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.PROJECTS[dialect][0](QWEN2, source)
+    path = next(
+        source / name
+        for name in ("adapter_state.pt", "adapter.pt", "adapter.safetensors", "model.safetensors", "tiny_lora_v.pt",
+                     "best_model.pt")
+        if (source / name).exists()
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes()[:-100])
+    given = ["--base", str(QWEN2), *options(dialect, source)]
+    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", *given)
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("u", "r"), [(1, 1), (3, 2), (4, 2), (13, 2), (64, 3), (7, 5)])
+def test_randn_over_a_root_is_torchs(u: int, r: int) -> None:
+    """torch on this machine draws as one of the streams does; division included, bit for bit."""
+    import os
+
+    seeds = [0, 13, 42, 2**32 + 5, 99_999]
+    wanted = np.stack([(projects.randn(seed, u, r) / r**0.5).numpy() for seed in seeds])
+    assert np.array_equal(projection.draw_scaled(seeds, u, r, stream="torch"), wanted)
+    default = os.environ.get("ATEN_CPU_CAPABILITY") == "default" or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
+    stream = "torch-cpu-scalar" if default else "torch-cpu-avx2"
+    assert np.array_equal(projection.draw_scaled(seeds, u, r, stream=stream), wanted)
+
+
+def test_signs_are_found_in_noise() -> None:
+    rng = np.random.default_rng(0)
+    R = rng.standard_normal((6, 6))
+    d = np.array([1, -1, -1, 1, 1, -1.0])
+    found, off = best_signs(d[:, None] * R * d + 0.1 * rng.standard_normal((6, 6)), R)
+    assert np.array_equal(found, d)
+    assert off < 0.3
+
+
+def test_an_adapter_config_without_modules_is_told(tinylora: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    projects.make_curiouscaliboi(QWEN2, source)
+    (source / "adapter_config.json").write_text("{}")
+    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft")
+    assert result.code == 1
+    assert "aren't a list of objects" in result.err
+
+
+def test_nothing_of_a_base_is_read_twice_as_an_adapter() -> None:
+    """A plain checkpoint is no adapter of anybody's."""
+    from tinylora_tools.formats.foreign import find
+
+    assert find(QWEN2) is None
+    assert len(tensors(QWEN2)) > 0
+    with pytest.raises(FormatError):
+        load_pickle(QWEN2 / "config.json")

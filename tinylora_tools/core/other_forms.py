@@ -1,0 +1,51 @@
+"""Updates of other forms than B R A, in that form: letters as in `lowrank`.
+
+The paper's U S R Vh and PEFT's B R' A with B = U sqrt(S) and A = sqrt(S) Vh are the same map for
+R' = sqrt(S) R / sqrt(S), that is for P'_i = diag(sqrt S) P_i diag(1 / sqrt S).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from .lowrank import Array
+
+
+def evenly(left: Array, right: Array, P: Array, scale: float = 1.0) -> tuple[Array, Array, Array]:
+    """A (r, in), B (out, r) and P' (u, r, r) with B (sum v_i P'_i) A = scale left (sum v_i P_i) right for every v.
+
+    `left` (out, r) is U S and `right` (r, in) is Vh; the columns of `left` tell S. Formed in float64, rounded once to
+    float32. Where S is zero, A keeps the row of Vh: the update may reach it, while B is zero there.
+    """
+    wide = left.astype(np.float64)
+    root = np.sqrt(np.sqrt(np.sum(wide**2, axis=0)))  # (r,)
+    root = np.where(root > 0.0, root, 1.0)
+    A = right.astype(np.float64) * root[:, None]
+    B = wide / root
+    even = scale * root[:, None] * P.astype(np.float64) / root
+    return A.astype(np.float32), B.astype(np.float32), even.astype(np.float32)
+
+
+def rooted(U: Array, S: Array, Vh: Array) -> tuple[Array, Array]:
+    """sqrt(S) Vh (r, in) and U sqrt(S) (out, r), the root and each product rounded to the dtype of the factors."""
+    root = np.sqrt(S.astype(np.float32)).astype(S.dtype).astype(np.float32)
+    A = (root[:, None] * Vh.astype(np.float32)).astype(Vh.dtype)
+    B = (U.astype(np.float32) * root).astype(U.dtype)
+    return A.astype(np.float32), B.astype(np.float32)
+
+
+def best_signs(observed: Array, R: Array) -> tuple[Array, float]:
+    """The signs d (r,) for which diag(d) R diag(d) comes nearest to an observed matrix, and how near, over its norm.
+
+    A decomposition leaves the sign of each pair u_k, v_k open, and with it R. d and -d are the same.
+    """
+    r = len(R)
+    if not np.any(observed):
+        return np.ones(r), float("inf") if np.any(R) else 0.0
+    choices = np.array(list(product((1.0, -1.0), repeat=r - 1)))  # (2^(r-1), r-1)
+    d = np.concatenate([np.ones((len(choices), 1)), choices], axis=1)
+    off = np.linalg.norm(observed - d[:, :, None] * R * d[:, None, :], axis=(1, 2))
+    best = int(np.argmin(off))
+    return d[best], float(off[best] / np.linalg.norm(observed))

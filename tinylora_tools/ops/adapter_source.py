@@ -1,0 +1,97 @@
+"""Adapters of any kind where PEFT's files are wanted: others by way of a temporary directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ..errors import UnsupportedError
+from ..formats import foreign
+from ..formats.packed import packed_at
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from .foreign_options import ForeignOptions
+
+PEFT, PACKED = "peft", "packed"
+KINDS = (PEFT, PACKED, *foreign.DIALECTS)
+
+
+def adapter_kind(path: Path) -> str:
+    """What an adapter is, of `KINDS`: PEFT's unless its files say otherwise."""
+    if packed_at(path) is not None:
+        return PACKED
+    found = foreign.find(path)
+    return found[0] if found else PEFT
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise UnsupportedError for a third-party adapter, but for one inside a checkpoint."""
+    found = foreign.find(path, checkpoints=False)
+    if found is not None:
+        raise _another(path, found[0])
+
+
+def _another(path: Path, kind: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"is another project's adapter ({kind})",
+        where=path,
+        hint=f"Make it PEFT's first: tinylora convert {path} -o ADAPTER --to peft --base BASE",
+    )
+
+
+@contextmanager
+def in_peft_form(
+    path: Path,
+    base: Path | None,
+    *,
+    kind: str | None = None,
+    options: ForeignOptions | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Path, list[str]]]:
+    """The very path of an adapter that PEFT wrote, or a temporary directory that another kind is put into; and what to
+    know of the change.
+
+    `kind` insists on one. Third-party adapters are taken only with `options`.
+
+    Raises
+    ------
+    UnsupportedError
+        If the adapter is of another kind than `kind`, or a third party's and has to be converted first.
+    TinyLoraError
+        If it can't be had in PEFT's form.
+    """
+    found = adapter_kind(path)
+    if kind not in (None, found):
+        raise UnsupportedError(
+            f"is of the kind {found}, not {kind}", where=path, hint=f"Say --from {found}, or nothing."
+        )
+    if found == PEFT:
+        yield path, []
+        return
+    if found != PACKED and options is None:
+        raise _another(path, found)
+    with TemporaryDirectory(prefix="tinylora-") as temporary:
+        directory = Path(temporary) / path.stem
+        directory.mkdir()
+        yield directory, _put(path, base, directory, options if found != PACKED else None, progress)
+
+
+def _put(
+    path: Path, base: Path | None, directory: Path, options: ForeignOptions | None, progress: Progress | None
+) -> list[str]:
+    from .foreign import import_foreign  # these need torch
+    from .peft_files import write_adapter
+    from .unpack import restore
+
+    packed = packed_at(path)
+    if packed is not None:
+        tensors, config = restore(packed, base, progress=progress)
+        write_adapter(directory, tensors, config, {})
+        return []
+    adapter = import_foreign(path, base, options, progress)
+    write_adapter(directory, adapter.tensors, adapter.config, adapter.metadata)
+    return adapter.warnings

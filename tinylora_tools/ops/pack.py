@@ -178,8 +178,8 @@ def _moved(modules: Sequence[str]) -> list[str]:
         return []
     more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
     return [
-        f"the factors of {modules[0]}{more} are a little off the base's weights: is it the very base? The file restores "
-        "them all the same, by corrections"
+        f"the factors of {modules[0]}{more} are a little off the base's weights: is it the very base? The file restores"
+        " them all the same, by corrections"
     ]
 
 

@@ -18,12 +18,13 @@ from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.torch import load_file, save_file
 
 from tinylora_tools.errors import FormatError, MismatchError, OutputError
-from tinylora_tools.formats.packed import packed_at
+from tinylora_tools.formats.packed import INDEX, VALUE, packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
-from tinylora_tools.ops import pack as pack_module
+from tinylora_tools.ops import pack_factors
 from tinylora_tools.ops.adapter_source import in_peft_form
-from tinylora_tools.ops.pack import MOST_ERROR, pack
+from tinylora_tools.ops.pack import pack
+from tinylora_tools.ops.pack_factors import MOST_ERROR
 from tinylora_tools.ops.unpack import restore
 
 Run = Callable[..., Any]
@@ -94,11 +95,38 @@ def test_thirteen_numbers_are_26_bytes(tmp_path: Path) -> None:
 def test_a_large_error_gets_corrections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = fixture("peft021-13-numbers")
     few = pack(case.adapter, case.base, tmp_path / "few.safetensors")
-    monkeypatch.setattr(pack_module, "MOST_ERROR", few.error / 2)
+    monkeypatch.setattr(pack_factors, "MOST_ERROR", few.error / 2)
     more = pack(case.adapter, case.base, tmp_path / "more.safetensors")
     assert more.corrections > few.corrections
     assert more.error < few.error
     restored(tmp_path / "more.safetensors", case.base)
+
+
+def test_exact_float32_factors_are_told_of_and_stored_whole(tmp_path: Path) -> None:
+    case, told = fixture("peft020-tiny"), list[str]()
+    report = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True, tell=told.append)
+    file = read_header(tmp_path / "p.safetensors")
+    assert INDEX not in file.tensors
+    assert file.tensors[VALUE].parameters == report.factor_entries
+    assert told == [
+        "--exact stores nearly every entry of float32 factors, since no two libraries agree on them: about "
+        f"{4 * report.factor_entries:,} bytes"
+    ]
+    bf16 = fixture("peft021-13-numbers")
+    pack(bf16.adapter, bf16.base, tmp_path / "q.safetensors", exact=True, tell=told.append)
+    assert len(told) == 1
+
+
+def test_a_base_that_moved_a_little_is_told_of(tmp_path: Path) -> None:
+    case, base = fixture("peft020-tiny"), tmp_path / "base"
+    shutil.copytree(case.base, base)
+    state = load_file(base / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    moved = {k: v + 1e-3 * v.std() * torch.randn(v.shape, generator=generator) for k, v in state.items()}
+    save_file(moved, base / "model.safetensors", metadata={"format": "pt"})
+    report = pack(case.adapter, base, tmp_path / "p.safetensors")
+    assert "a little off the base's weights" in report.warnings[0]
+    restored(tmp_path / "p.safetensors", base)
 
 
 def test_a_base_that_changed_by_one_weight_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.command("convert")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT", help="Directory to make."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Directory to make; packed: the file.",
 )
 @click.option("--to", "target", type=click.Choice(["lora", "peft", "packed"]), required=True, help="What to make.")
 @click.option(
@@ -201,6 +206,7 @@ def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, A
     if base is None:
         raise TypeError("packing needs a base")
     keep_freed_memory()
+    options["tell"] = lambda text: print_warnings([text])
     if not sys.stderr.isatty():
         report = pack(path, base, output, **options)
     else:

@@ -5,7 +5,7 @@ A safetensors file. Tensors:
 - `v.<group>` (u,), the trained vectors
 - `corrections.index` (n,) and `corrections.value` (n,): entries of the factors that stand apart from the canonical
 ones,
-  by their place in A and B of all modules one behind the other, each in C order
+  by their place in A and B of all modules one behind the other, each in C order; without an index, all of them
 - `P.<module number>` (u, r, r): a P that no seed draws
 - anything that isn't TinyLoRA's (biases, modules_to_save, embeddings), under PEFT's key
 

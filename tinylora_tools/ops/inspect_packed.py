@@ -54,7 +54,7 @@ def inspect_packed(packed: Packed) -> PackedReport:
         trainable_parameters=sum(info.parameters for info in vectors),
         trainable_bytes=sum(info.nbytes for info in vectors),
         groups=len(vectors),
-        corrections=corrections[0].parameters if corrections else 0,
+        corrections=corrections[-1].parameters if corrections else 0,
         correction_bytes=sum(info.nbytes for info in corrections),
         other_bytes=sum(info.nbytes for info in tensors.values()) - counted,
         file_bytes=packed.file.size,

@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from ..core.canonical import Canonical
-from ..core.compare import update_distance
 from ..core.lowrank import training_dtype
 from ..core.projection import DEFAULT_STREAM
-from ..core.residual import Triplets, residual_of
 from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
-from ..formats.packed import FORMAT, INDEX, VALUE, VERSION, Array, lean_config
+from ..formats.packed import FORMAT, VERSION, Array, lean_config
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import write_file
 from ..formats.tensors import FLOAT_NAMES
-from .base_check import OTHER_WEIGHT, moved_above
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
+from .pack_factors import NARROW, RestoredFactors, corrections_of, off_base, restore_module
 from .packing import compute, digest_of, modules_of, short, weights_mark
 from .peft_files import require_drawable
 from .progress import NoProgress, Progress
 from .projections import projections
 from .staging import staged_file
 from .updates import check_adapter, projected_vectors
-from .weights import read_weight
-
-#: The relative error of a module's update above which its factors get corrections.
-MOST_ERROR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +51,6 @@ class PackReport:
     warnings: list[str]
 
 
-@dataclass(slots=True)
-class _Factors:
-    """What is restored of each module, and what had to be said beyond the base."""
-
-    A: dict[str, Array] = field(default_factory=dict)
-    B: dict[str, Array] = field(default_factory=dict)
-    flipped: list[bool] = field(default_factory=list)
-    index: list[Array] = field(default_factory=list)
-    value: list[Array] = field(default_factory=list)
-    entries: int = 0
-    error: float = 0.0
-
-
 def pack(
     path: Path,
     base: Path,
@@ -82,6 +61,7 @@ def pack(
     device: str = "cpu",
     module_order: Sequence[str] | None = None,
     force: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack an adapter.
@@ -98,6 +78,8 @@ def pack(
         As `load_adapter`.
     force : bool
         Replace an existing file.
+    tell : callable
+        Told beforehand what makes the file large.
     progress : Progress, optional
 
     Raises
@@ -119,12 +101,14 @@ def pack(
     names = sorted(adapter.modules, key=numbering.index.__getitem__)
     modules, told = _modules(checkpoint, adapter, names)
     dtypes = {m.name: _training_dtype(adapter, m.name) for m in modules}
+    if exact:
+        _tell_size(adapter, dtypes, tell)
     computed = compute(checkpoint, modules, adapter.config.rank, dtypes, where, progress or NoProgress())
-    factors, moved = _Factors(), []
+    factors, moved = RestoredFactors(), []
     for module in modules:
-        if _residual(checkpoint, adapter, module, dtypes[module.name]):
+        if off_base(checkpoint, adapter, module, dtypes[module.name]):
             moved.append(module.name)
-        _restore(adapter, module, computed[module.name].canonical, R[module.name], factors, exact=exact)
+        restore_module(adapter, module, computed[module.name].canonical, R[module.name], factors, exact=exact)
     drawn, own, metadata = _projections(loaded, names)
     metadata |= {
         "format": FORMAT,
@@ -147,7 +131,7 @@ def pack(
     if groups != [group_of(i, len(names), adapter.config.weight_tying) for i in range(len(names))]:
         metadata["groups"] = json.dumps(groups, separators=(",", ":"))
     vectors = {f"v.{g}": _vector(adapter.file.read(info.name), v_dtype) for g, info in adapter.vectors.items()}
-    corrections = _corrections(factors, dtypes.values())
+    corrections = corrections_of(factors, dtypes.values())
     others = {
         replacement.tensor.name: adapter.file.read(replacement.tensor.name) for replacement in adapter.replaced.values()
     }
@@ -200,57 +184,6 @@ def _training_dtype(adapter: PeftAdapter, name: str) -> str:
     return training_dtype(adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
 
 
-def _residual(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype: str) -> bool:
-    """Whether the factors are a little off the base's weight; MismatchError where they are another weight's."""
-    parts = adapter.modules[module.name]
-    A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
-    if (module.out_features, module.in_features) != (len(B), A.shape[1]):
-        raise MismatchError(
-            f"{module.name}: the factors are for a weight of shape ({len(B)}, {A.shape[1]}), the base's is"
-            f" ({module.out_features}, {module.in_features})",
-            where=base.path,
-            hint="Is this the adapter's base?",
-        )
-    triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
-    stored = read_weight(base, module)
-    rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
-    if not rho <= OTHER_WEIGHT:
-        raise MismatchError(
-            f"{module.name}: its factors aren't those of the base's weight (residual {rho:.1e})",
-            where=base.path,
-            hint="Pack with the base that the adapter was trained on; `tinylora verify-base` says more.",
-        )
-    return rho > moved_above(dtype, FLOAT_NAMES[module.tensor.dtype])
-
-
-def _restore(
-    adapter: PeftAdapter, module: Module, canonical: Canonical, R: Array, factors: _Factors, *, exact: bool
-) -> None:
-    """Restore one module in memory, measure it, and correct it where that is needed."""
-    parts = adapter.modules[module.name]
-    A, B = (adapter.file.read(info.name).astype(np.float32) for info in (parts.A, parts.B))
-    alike = np.einsum("ij,ij->j", canonical.B, B) + np.einsum("ij,ij->i", canonical.A, A)  # (r,)
-    flipped = np.asarray(alike < 0.0)
-    mine = canonical.signed(flipped)
-    error = update_distance((A, B), (mine.A, mine.B), R)
-    restored = np.concatenate([mine.A.ravel(), mine.B.ravel()])
-    wanted = np.concatenate([A.ravel(), B.ravel()])
-    fix = np.concatenate([mine.unsure_a.ravel(), mine.unsure_b.ravel()])
-    if exact or error > MOST_ERROR:
-        # bits, not values: the sign of a zero is part of an identical file
-        fix = fix | (restored.view(np.uint32) != wanted.view(np.uint32))
-        restored = np.where(fix, wanted, restored)
-        error = 0.0
-    places = np.flatnonzero(fix)
-    factors.index.append(places + factors.entries)
-    factors.value.append(restored[places])
-    factors.entries += len(restored)
-    factors.A[module.name] = restored[: A.size].reshape(A.shape)
-    factors.B[module.name] = restored[A.size :].reshape(B.shape)
-    factors.flipped += [bool(x) for x in flipped]
-    factors.error = max(factors.error, error)
-
-
 def _projections(loaded: LoadedAdapter, names: list[str]) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:
     """P of each module; those that the file has to hold; and what the metadata say of the rest."""
     drawn = projections(loaded.adapter, loaded.numbering.index)
@@ -283,15 +216,15 @@ def _vector(v: Array, v_dtype: str) -> Array:
     if v_dtype == "auto":
         narrow = v.astype(ml_dtypes.bfloat16)
         return narrow if np.array_equal(narrow.astype(v.dtype), v) else v
-    return v.astype({"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[v_dtype])
+    return v.astype(NARROW.get(v_dtype, np.float32))
 
 
-def _corrections(factors: _Factors, dtypes: Any) -> dict[str, Array]:
-    index = np.concatenate(factors.index)
-    if not len(index):
-        return {}
-    value = np.concatenate(factors.value)
-    used = set(dtypes)
-    narrow = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}.get(next(iter(used))) if len(used) == 1 else None
-    small = factors.entries < 2**32
-    return {INDEX: index.astype(np.uint32 if small else np.uint64), VALUE: value.astype(narrow) if narrow else value}
+def _tell_size(adapter: PeftAdapter, dtypes: Mapping[str, str], tell: Callable[[str], None]) -> None:
+    """Say beforehand how large an exact file of float32 factors gets."""
+    wide = [parts for name, parts in adapter.modules.items() if dtypes[name] == "float32"]
+    if wide:
+        entries = sum(parts.A.parameters + parts.B.parameters for parts in wide)
+        tell(
+            f"--exact stores nearly every entry of float32 factors, since no two libraries agree on them: about "
+            f"{4 * entries:,} bytes"
+        )

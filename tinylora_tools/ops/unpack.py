@@ -120,11 +120,12 @@ def _factors(
         flat += [signed.A.ravel(), signed.B.ravel()]
         shapes += [signed.A.shape, signed.B.shape]
     entries = np.concatenate(flat)
-    if INDEX in packed.file.tensors and VALUE in packed.file.tensors:
-        index, value = packed.file.read(INDEX), packed.file.read(VALUE)
+    if VALUE in packed.file.tensors:
+        value = packed.file.read(VALUE).astype(np.float32)
+        index = packed.file.read(INDEX) if INDEX in packed.file.tensors else np.arange(len(entries))
         if index.shape != value.shape or (len(index) and int(index.max()) >= len(entries)):
             raise FormatError("its corrections don't fit the base", where=packed.path, hint="Pack the adapter again.")
-        entries[index] = value.astype(np.float32)
+        entries[index] = value
     ends = np.cumsum([part.size for part in flat])[:-1]
     parts = [part.reshape(shape) for part, shape in zip(np.split(entries, ends), shapes, strict=True)]
     return parts[0::2], parts[1::2]

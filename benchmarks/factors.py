@@ -178,7 +178,7 @@ def beside_peft(directory: Path, r: int, runs: int, device: torch.device) -> Non
 
 def memory(directory: Path) -> None:
     """Peak memory of `tinylora factor` on the largest tensor."""
-    base, _ = models.make(directory, "1.5b")
+    base, _ = models.apart(models.make, directory, "1.5b")
     output = directory / "factors.safetensors"
     output.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tinylora_tools", "factor", str(base), "-o", str(output), "-q"]

@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import models
@@ -45,12 +43,6 @@ def timed(command: list[str], output: Path) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / (1 << 10 if sys.platform == "linux" else 1 << 20)
 
 
-def made(directory: Path, name: str) -> tuple[Path, Path]:
-    """The model of that size, made in a process of its own: a child's peak memory counts what its parent had."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(models.make, directory, name).result()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "tinylora-benchmarks")
@@ -64,7 +56,7 @@ def main() -> None:
     )
     best = {}
     for name in options.sizes.split(","):
-        base, adapter = made(options.directory, name)
+        base, adapter = models.apart(models.make, options.directory, name)
         size = sum(path.stat().st_size for path in base.iterdir())
         copy, merged = options.directory / "copy", options.directory / "merged"
         command = [tinylora, "merge", str(adapter), "--base", str(base), "-o", str(merged), "--json"]
@@ -85,7 +77,7 @@ def main() -> None:
         )
     if options.peft:
         name = options.sizes.split(",")[0]
-        base, adapter = made(options.directory, name)
+        base, adapter = models.apart(models.make, options.directory, name)
         merged = options.directory / "merged"
         command = [sys.executable, "-c", PEFT_MERGE, str(base), str(adapter), str(merged)]
         seconds, megabytes = timed(command, merged)

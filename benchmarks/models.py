@@ -7,7 +7,9 @@ The adapters are in PEFT's format, with the factors of these very weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,12 @@ def make(directory: Path, name: str, *, r: int = 2, u: int = 13, shard_bytes: in
     }
     (adapter / "adapter_config.json").write_text(json.dumps(settings, indent=2))
     return base, adapter
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function makes in a process of its own: the peak memory of a child counts what its parent had."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _tensors(name: str, factors: dict[str, Any], r: int, u: int) -> Iterator[tuple[str, Any]]:

@@ -94,9 +94,9 @@ def main() -> None:
     print("| " + " | ".join((*columns, "restored in, s", "peak MB")) + " |")
     print("|" + "---|" * 10)
     for name in options.models:
-        row(name, *models.make(options.directory, name), options.directory)
+        row(name, *models.apart(models.make, options.directory, name), options.directory)
     if options.peft:
-        base, adapter = one_peft_layer(options.directory)
+        base, adapter = models.apart(one_peft_layer, options.directory)
         row("7B's layer, PEFT", base, adapter, options.directory)
         row("the same, --exact", base, adapter, options.directory, "--exact")
 

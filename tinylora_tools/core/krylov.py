@@ -23,8 +23,8 @@ from .wide_weight import WideWeight, orthonormal
 #: Bytes that a basis, with its products, may take before the iteration starts over from its best vectors.
 _BASIS_BYTES = 160_000_000
 
-#: The residual, over s_1, in units of the work dtype's rounding, at which to stop.
-_TOLERANCE = 4.0
+#: The residual, over s_1, in units of the work dtype's rounding, at which to stop: above what rounding alone leaves.
+_TOLERANCE = {torch.float32: 4.0, torch.float64: 16.0}
 
 #: The residual, over s_1, that the next triplet must reach: it only serves to tell a gap.
 _NEXT_TOLERANCE = 1e-3
@@ -149,7 +149,7 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
     """
-    eps = torch.finfo(W.work).eps
+    noise = _TOLERANCE[W.work] * torch.finfo(W.work).eps
     limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
     passes, best, before = 0, math.inf, torch.zeros(r + 1, dtype=torch.float64)
     X = W.aim(start, width)
@@ -166,7 +166,7 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
             # What rounding of a first block that s_1 dominates leaves of small triplets: 1 where it doesn't show.
             blur = (0.1 * ritz.S[0] / ritz.S.clamp(min=zero_level(W.work) * float(ritz.S[0]))).clamp(min=1.0)
             blurred = cycle == 0 and bool((blur[:r] > 1.0).any())
-            allowed = torch.full_like(missing, _TOLERANCE * eps)
+            allowed = torch.full_like(missing, noise)
             allowed[r:] = _NEXT_TOLERANCE
             distances.append(float((missing / allowed).max()))
             last = cycle == _CYCLES - 1 or (cycle > 0 and len(distances) == 1 and distances[0] > 0.5 * best)
@@ -180,7 +180,7 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
                 break
             if _give_up(W, basis.size, width, distances):
                 return passes
-            X = basis.next_block(_TOLERANCE * eps * float(ritz.S[0]))
+            X = basis.next_block(noise * float(ritz.S[0]))
             if not X.shape[1]:
                 break
         X = basis.advanced(ritz, min(width, basis.size))

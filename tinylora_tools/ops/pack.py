@@ -24,7 +24,7 @@ from ..formats.tensors import FLOAT_NAMES
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
 from .pack_factors import NARROW, RestoredFactors, corrections_of, off_base, restore_module
-from .packing import compute, digest_of, modules_of, short, weights_mark
+from .packing import canonical_of, digest_of, modules_of, short, weights_mark
 from .peft_files import require_drawable
 from .progress import NoProgress, Progress
 from .projections import projections
@@ -103,18 +103,23 @@ def pack(
     dtypes = {m.name: _training_dtype(adapter, m.name) for m in modules}
     if exact:
         _tell_size(adapter, dtypes, tell)
-    computed = compute(checkpoint, modules, adapter.config.rank, dtypes, where, progress or NoProgress())
-    factors, moved = RestoredFactors(), []
+    moved: set[str] = set()
+
+    def check(module: Module, stored: Array) -> None:
+        if off_base(checkpoint, adapter, module, stored, dtypes[module.name]):
+            moved.add(module.name)
+
+    rank = adapter.config.rank
+    canonical = canonical_of(checkpoint, modules, rank, dtypes, where, progress or NoProgress(), check)
+    factors = RestoredFactors()
     for module in modules:
-        if off_base(checkpoint, adapter, module, dtypes[module.name]):
-            moved.append(module.name)
-        restore_module(adapter, module, computed[module.name].canonical, R[module.name], factors, exact=exact)
+        restore_module(adapter, module, canonical[module.name], R[module.name], factors, exact=exact)
     drawn, own, metadata = _projections(loaded, names)
     metadata |= {
         "format": FORMAT,
         "version": VERSION,
         "config": lean_config(adapter.config.raw),
-        "weights": weights_mark(computed, modules),
+        "weights": weights_mark(checkpoint, modules),
         "signs": short(np.packbits(np.array(factors.flipped, dtype=bool)).tobytes()),
         "A": digest_of(factors.A[name] for name in names),
         "B": digest_of(factors.B[name] for name in names),
@@ -153,7 +158,7 @@ def pack(
         corrections=count,
         factor_entries=factors.entries,
         seconds=time.perf_counter() - started,
-        warnings=_moved(moved),
+        warnings=_moved([name for name in names if name in moved]),
     )
 
 

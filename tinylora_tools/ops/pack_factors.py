@@ -19,7 +19,6 @@ from ..formats.peft_adapter import PeftAdapter
 from ..formats.tensors import FLOAT_NAMES
 from .base_check import OTHER_WEIGHT, moved_above
 from .model_modules import Module
-from .weights import read_weight
 
 NARROW: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
@@ -40,7 +39,7 @@ class RestoredFactors:
     error: float = 0.0
 
 
-def off_base(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype: str) -> bool:
+def off_base(base: Checkpoint, adapter: PeftAdapter, module: Module, stored: Array, dtype: str) -> bool:
     """Whether the factors are a little off the base's weight; MismatchError where they are another weight's."""
     parts = adapter.modules[module.name]
     A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
@@ -52,7 +51,6 @@ def off_base(base: Checkpoint, adapter: PeftAdapter, module: Module, dtype: str)
             hint="Is this the adapter's base?",
         )
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
-    stored = read_weight(base, module)
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
     if not rho <= OTHER_WEIGHT:
         raise MismatchError(

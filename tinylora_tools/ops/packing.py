@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -27,14 +27,6 @@ from .weights import as_matrix, fingerprint, for_each, read_weight
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """One module's canonical factors, and the fingerprint of the weight that they are of."""
-
-    canonical: Canonical
-    mark: str
 
 
 def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str] | None) -> list[Module]:
@@ -81,39 +73,45 @@ def targets_of(config: Mapping[str, Any]) -> Targets:
     )
 
 
-def compute(
+def weights_mark(base: Checkpoint, modules: Sequence[Module]) -> str:
+    """One fingerprint of all target weights, in their order, from one pass over their bytes."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        marks = pool.map(lambda module: fingerprint(read_weight(base, module)), modules)
+        return short(hashlib.sha256("".join(marks).encode()).digest())
+
+
+def canonical_of(
     base: Checkpoint,
     modules: Sequence[Module],
     rank: int,
     dtypes: Mapping[str, str],
     device: torch.device,
     progress: Progress,
-) -> dict[str, Computed]:
-    """Canonical factors of each module's weight, rounded first to the dtype that the module was trained in."""
+    check: Callable[[Module, Array], None] = lambda module, stored: None,
+) -> dict[str, Canonical]:
+    """Canonical factors of each module's weight, rounded first to the dtype that the module was trained in.
+
+    `check` sees each weight as it is stored; it may be called from several threads.
+    """
     progress.start(sum(module.tensor.nbytes for module in modules))
 
-    def one(module: Module) -> Computed:
+    def one(module: Module) -> Canonical:
         stored = read_weight(base, module)
-        mark = fingerprint(stored)
+        check(module, stored)
         if dtypes[module.name] != FLOAT_NAMES[module.tensor.dtype]:
             with np.errstate(over="ignore"):
                 stored = stored.astype(_DTYPES[dtypes[module.name]])
         try:
-            return Computed(canonical_factors(as_matrix(stored, module, device), rank), mark)
+            return canonical_factors(as_matrix(stored, module, device), rank)
         except TinyLoraError as error:
             raise FormatError(f"{module.name}: {error.what}", where=base.path, hint=error.hint) from None
 
     found = {}
-    for module, computed in for_each(modules, one, device):
-        found[module.name] = computed
+    for module, canonical in for_each(modules, one, device):
+        found[module.name] = canonical
         progress.at(module.name)
         progress.advance(module.tensor.nbytes)
     return found
-
-
-def weights_mark(computed: Mapping[str, Computed], modules: Iterable[Module]) -> str:
-    """One fingerprint of all target weights, in their order."""
-    return short(hashlib.sha256("".join(computed[m.name].mark for m in modules).encode()).digest())
 
 
 def digest_of(arrays: Iterable[Array]) -> str:

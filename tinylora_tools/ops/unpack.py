@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from ..core import projection
+from ..core.canonical import Canonical
 from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
@@ -19,7 +20,7 @@ from ..formats.packed import INDEX, VALUE, Array, Packed
 from ..formats.peft_adapter import factor_key, vector_key
 from ..sources import locate_base
 from .model_modules import Module
-from .packing import Computed, compute, digest_of, long, modules_of, weights_mark
+from .packing import canonical_of, digest_of, long, modules_of, weights_mark
 from .progress import NoProgress, Progress
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -53,21 +54,15 @@ def restore(
     checkpoint = read_checkpoint(base)
     modules = modules_of(checkpoint, config, packed.listed("modules"))
     dtypes = _one_each(packed, "dtypes", len(modules))
-    computed = compute(
-        checkpoint,
-        modules,
-        config["r"],
-        {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)},
-        where,
-        progress or NoProgress(),
-    )
-    if weights_mark(computed, modules) != packed.text("weights"):
+    if weights_mark(checkpoint, modules) != packed.text("weights"):
         raise MismatchError(
             "the base's weights aren't those that the adapter was packed with",
             where=base,
             hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
         )
-    A, B = _factors(packed, modules, computed)
+    dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
+    canonical = canonical_of(checkpoint, modules, config["r"], dtype_of, where, progress or NoProgress())
+    A, B = _factors(packed, modules, canonical)
     P = _projections(packed, modules, dtypes, config)
     for name, arrays in (("A", A), ("B", B), ("P", P)):
         if digest_of(arrays) != packed.text(name):
@@ -106,16 +101,16 @@ def _one_each(packed: Packed, name: str, count: int) -> list[str]:
 
 
 def _factors(
-    packed: Packed, modules: list[Module], computed: Mapping[str, Computed]
+    packed: Packed, modules: list[Module], canonical: Mapping[str, Canonical]
 ) -> tuple[list[Array], list[Array]]:
     """Canonical factors with the packed signs and corrections."""
-    ranks = [len(computed[m.name].canonical.A) for m in modules]
+    ranks = [len(canonical[m.name].A) for m in modules]
     bits = np.unpackbits(np.frombuffer(long(packed.text("signs")), np.uint8))
     if len(bits) < sum(ranks):
         raise FormatError("lacks signs", where=packed.path, hint="Pack the adapter again.")
     first, flat, shapes = 0, [], []
     for module, rank in zip(modules, ranks, strict=True):
-        signed = computed[module.name].canonical.signed(bits[first : first + rank].astype(bool))
+        signed = canonical[module.name].signed(bits[first : first + rank].astype(bool))
         first += rank
         flat += [signed.A.ravel(), signed.B.ravel()]
         shapes += [signed.A.shape, signed.B.shape]

@@ -191,6 +191,58 @@ def test_a_file_that_was_changed_is_told(
         restored(edited(tmp_path / "p.safetensors", **changes), case.base)
 
 
+KEYS = ("A", "B", "P", "P_of", "config", "dtypes", "error", "format", "groups", "modules", "signs", "stored", "stream")
+WRONG = (
+    None,
+    "",
+    "[",
+    "{}",
+    "[1]",
+    "[[]]",
+    "null",
+    "x",
+    "\u00e9",
+    "-1",
+    '["nowhere"]',
+    '{"r": "2"}',
+    '{"u": -1, "r": 0}',
+)
+
+
+@pytest.mark.parametrize("key", [*KEYS, "v", "version", "weights"])
+def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) -> None:
+    """Whatever a field says, the file is read as before, or there is a message."""
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    for value in WRONG:
+        path = edited(tmp_path / "p.safetensors", **{key: value})
+        result = tinylora("convert", path, "-o", tmp_path / "o", "--to", "peft", "--base", case.base, "-f")
+        assert result.code == 0 or result.err.startswith("error: "), (key, value)
+        shown = tinylora("inspect", path)
+        assert shown.code == 0 or shown.err.startswith("error: "), (key, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", "2"), ("r", 0), ("u", -1), ("u", 5), ("weight_tying", 2), ("weight_tying", 0.9), ("projection_seed", 43),
+        ("projection_seed", "42"), ("save_projection", 1), ("target_modules", 7), ("target_modules", ["nowhere"]),
+        ("target_modules", "("), ("peft_type", "LORA"), ("task_type", 3), ("base_model_name_or_path", 3),
+        ("layers_to_transform", "x"), ("modules_to_save", [3]), ("revision", 5),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_configuration_makes_it_stumble(field: str, value: Any, tmp_path: Path, tinylora: Run) -> None:
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    config = json.loads(read_header(tmp_path / "p.safetensors").metadata["config"])
+    path = edited(tmp_path / "p.safetensors", config=json.dumps(config | {field: value}))
+    result = tinylora("convert", path, "-o", tmp_path / "o", "--to", "peft", "--base", case.base)
+    assert result.code == 0 or result.err.startswith("error: "), result.err
+    shown = tinylora("inspect", path)
+    assert shown.code == 0 or shown.err.startswith("error: ")
+
+
 def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
     (tmp_path / "p.safetensors").write_text("mine")

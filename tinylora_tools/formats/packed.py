@@ -31,11 +31,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import FormatError
+from .peft_config import parse_config
 from .safetensors_file import SafetensorsFile, read_header
 
 FORMAT = "tinylora-packed"
@@ -43,6 +44,7 @@ VERSION = "1"
 INDEX, VALUE = "corrections.index", "corrections.value"
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 #: adapter_config.json's fields with the values that are left out.
 _DEFAULTS: dict[str, Any] = {
@@ -69,8 +71,15 @@ class Packed:
             raise FormatError(f"its metadata lack {name!r}", where=self.path, hint="Pack the adapter again.")
         return value
 
-    def listed(self, name: str) -> list[Any] | None:
-        """A JSON list in the metadata; None where it was left out."""
+    def names(self, name: str) -> list[str] | None:
+        """A JSON list of strings in the metadata; None where it was left out."""
+        return self._listed(name, str)
+
+    def numbers(self, name: str) -> list[int] | None:
+        """A JSON list of integers in the metadata; None where it was left out."""
+        return self._listed(name, int)
+
+    def _listed(self, name: str, of: type[T]) -> list[T] | None:
         text = self.file.metadata.get(name)
         if text is None:
             return None
@@ -78,8 +87,12 @@ class Packed:
             found = json.loads(text)
         except json.JSONDecodeError:
             found = None
-        if not isinstance(found, list):
-            raise FormatError(f"its metadata's {name!r} isn't a list", where=self.path, hint="Pack the adapter again.")
+        if not isinstance(found, list) or not all(type(value) is of for value in found):
+            raise FormatError(
+                f"its metadata's {name!r} isn't a list of {of.__name__}",
+                where=self.path,
+                hint="Pack the adapter again.",
+            )
         return found
 
     @property
@@ -125,7 +138,9 @@ def as_packed(file: SafetensorsFile) -> Packed:
         config = None
     if not isinstance(config, dict):
         raise FormatError("its metadata hold no configuration", where=file.path, hint="Pack the adapter again.")
-    return Packed(file.path, file, {**_DEFAULTS, **config})
+    whole = {**_DEFAULTS, **config}
+    parse_config(whole, file.path)
+    return Packed(file.path, file, whole)
 
 
 def packed_at(path: Path) -> Packed | None:

@@ -47,7 +47,11 @@ def read_config(path: Path) -> TinyLoraConfig:
     UnsupportedError
         For an adapter of another kind, by its name.
     """
-    raw = read_object(path)
+    return parse_config(read_object(path), path)
+
+
+def parse_config(raw: Mapping[str, Any], path: Path) -> TinyLoraConfig:
+    """Check a configuration that was read from `path`; raises as `read_config`."""
     kind = raw.get("peft_type")
     if kind != "TINYLORA":
         raise UnsupportedError(

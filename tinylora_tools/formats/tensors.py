@@ -23,6 +23,9 @@ DTYPE_BITS = {
 #: The floating-point dtypes that weights are stored in, with the names that PyTorch gives them.
 FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
+#: And back: what safetensors calls them.
+DTYPE_OF = {name: dtype for dtype, name in FLOAT_NAMES.items()}
+
 _NUMPY_NAMES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
     "I64": "int64", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64",
@@ -86,6 +89,17 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
     found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES_NAMES[name]))
     return found
+
+
+def float_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a floating-point dtype by PyTorch's name, such as "bfloat16".
+
+    Raises
+    ------
+    KeyError
+        If it is none of `FLOAT_NAMES`.
+    """
+    return numpy_dtype(DTYPE_OF[name])
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:

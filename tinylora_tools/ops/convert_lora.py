@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 
 from ..core import projection
@@ -23,17 +22,13 @@ from ..formats.lora_adapter import config_json, factor_keys
 from ..formats.peft_adapter import WEIGHTS_NAMES, base_key
 from ..formats.peft_config import CONFIG_NAME
 from ..formats.safetensors_file import write_file
-from ..formats.tensors import DTYPE_BITS, dtype_name
+from ..formats.tensors import DTYPE_BITS, dtype_name, float_dtype
 from .load import LoadedAdapter, load_adapter, unsaved_bias
 from .model_modules import is_embedding_by_name
 from .staging import staged_directory
 from .updates import check_adapter, embedding_scale, projected_vectors
 
 Server = Literal["peft", "vllm"]
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +142,7 @@ def _pairs(loaded: LoadedAdapter, scale: float, stream: str, warnings: list[str]
     for module, R in projected_vectors(loaded, scale, stream=stream).items():
         parts = adapter.modules[module]
         A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
-        dtype = _DTYPES[training_dtype(A, B)]
+        dtype = float_dtype(training_dtype(A, B))
         # PEFT's LoRA adds its update in front of an embedding's own scale, TinyLoRA's behind it.
         own = embedding_scale(loaded.architecture, module, parts.in_features, dtype, warnings)
         found[module] = _Pair(left_factor(B, R, 1.0 / own), A)
@@ -201,7 +196,7 @@ def _check_server(loaded: Sequence[LoadedAdapter], differing: Mapping[str, int],
 
 def _tensors(module: str, pair: _Pair, rank: int, kind: str, dtype: str) -> dict[str, Array]:
     """A module's factors, padded with zeros to the rank and rounded once."""
-    target = _DTYPES[dtype]
+    target = float_dtype(dtype)
     more = rank - len(pair.right)
     left = np.pad(pair.left, ((0, 0), (0, more)))  # (out, rank)
     right = np.pad(pair.right.astype(np.float64), ((0, more), (0, 0)))  # (rank, in)

@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..core import projection
 from ..core.lowrank import Array
 from ..errors import UnsupportedError
 from ..formats.peft_adapter import factor_key
+from ..formats.tensors import float_dtype
 from .load import load_adapter, unsaved_bias
 from .model_files import copy_adapter_files
 from .peft_files import drawn_projections, require_drawable, stored_tensors, write_adapter
 from .staging import staged_directory
 from .updates import check_adapter
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ def convert_to_peft(
     if options.adapter_dtype is not None:
         keys = {factor_key(module, part): module for module in adapter.modules for part in "ABP"}
         for key in tensors.keys() & keys.keys():
-            tensors[key] = _narrowed(tensors[key], _DTYPES[options.adapter_dtype], key, adapter.file.path)
+            tensors[key] = _narrowed(tensors[key], float_dtype(options.adapter_dtype), key, adapter.file.path)
     stored = any(key.endswith(".tinylora_P") for key in tensors)
     config = {**adapter.config.raw, "save_projection": stored} if adapter.config else None
     with staged_directory(output, force=options.force, inputs=[path]) as directory:

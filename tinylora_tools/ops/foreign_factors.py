@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -19,13 +17,9 @@ from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedErro
 from ..formats.checkpoint import Checkpoint, read_checkpoint, read_tensor_file
 from ..formats.foreign.adapter import Array, ForeignAdapter, Frozen
 from ..formats.peft_adapter import factor_key
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .model_modules import Module
 from .weights import as_matrix, read_weight
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}  # fmt: skip
 
 #: How far an observed update may be from the adapter's, over its norm, for its signs to be believed: a merge into
 #: 16-bit weights rounds away most of a small one.
@@ -36,15 +30,15 @@ Converted = tuple[Array, Array, Array]
 
 def rounded(values: Array, dtype: str) -> Array:
     """Values in float32 after they went through another dtype."""
-    return values.astype(np.float32).astype(_DTYPES[dtype]).astype(np.float32)
+    return values.astype(np.float32).astype(float_dtype(dtype)).astype(np.float32)
 
 
 def dtype_in_forward(adapter: ForeignAdapter, module: Module | None) -> str:
     """The dtype that a module's factors, P and v have in the project's forward pass."""
     if adapter.trained_in != "weight":
         return adapter.trained_in
-    name = FLOAT_NAMES.get(module.tensor.dtype, "float32") if module else "float32"
-    return name if name in _DTYPES else "float32"
+    name = FLOAT_NAMES[module.tensor.dtype] if module else "float32"
+    return name if name in ("bfloat16", "float16") else "float32"
 
 
 class Projections:

@@ -59,7 +59,7 @@ def inspect_packed(packed: Packed) -> PackedReport:
         other_bytes=sum(info.nbytes for info in tensors.values()) - counted,
         file_bytes=packed.file.size,
         error=error,
-        stream=None if packed.listed("P_of") else packed.file.metadata.get("stream", DEFAULT_STREAM),
+        stream=None if packed.numbers("P_of") else packed.file.metadata.get("stream", DEFAULT_STREAM),
         base_model=packed.config["base_model_name_or_path"],
         weights=packed.text("weights"),
         config=dict(packed.config),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ..formats.checkpoint import SAFETENSORS_INDEX, Checkpoint
 from ..formats.safetensors_file import SafetensorsFile, build_header
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import DTYPE_OF, FLOAT_NAMES
 from ..formats.torch_file import TorchFile
-from .merge_model import DTYPES, Outcome, OutputFile, Settled, Source
+from .merge_model import Outcome, OutputFile, Settled, Source
 from .targets import BaseNames
 
 
@@ -41,7 +41,7 @@ def layout(base: Checkpoint, names: BaseNames, number: int, settled: Settled, dt
 
 
 def _output_dtype(stored: str, dtype: str) -> str:
-    return DTYPES[dtype] if dtype != "auto" and stored in FLOAT_NAMES else stored
+    return DTYPE_OF[dtype] if dtype != "auto" and stored in FLOAT_NAMES else stored
 
 
 def _output_name(name: str) -> str:

@@ -10,9 +10,6 @@ from ..formats.peft_adapter import PeftAdapter
 from ..formats.tensors import TensorFile, TensorInfo
 from .targets import TiedGroup
 
-#: Output dtypes by the name that the user gives, as safetensors names them.
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-
 
 @dataclass(frozen=True, slots=True)
 class Update:

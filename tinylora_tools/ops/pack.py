@@ -20,10 +20,10 @@ from ..formats.checkpoint import Checkpoint, read_checkpoint
 from ..formats.packed import FORMAT, VERSION, Array, lean_config
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import write_file
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
-from .pack_factors import NARROW, RestoredFactors, corrections_of, off_base, restore_module
+from .pack_factors import RestoredFactors, corrections_of, off_base, restore_module
 from .packing import canonical_of, digest_of, modules_of, short, weights_mark
 from .peft_files import require_drawable
 from .progress import NoProgress, Progress
@@ -221,7 +221,7 @@ def _vector(v: Array, v_dtype: str) -> Array:
     if v_dtype == "auto":
         narrow = v.astype(ml_dtypes.bfloat16)
         return narrow if np.array_equal(narrow.astype(v.dtype), v) else v
-    return v.astype(NARROW.get(v_dtype, np.float32))
+    return v.astype(float_dtype(v_dtype))
 
 
 def _tell_size(adapter: PeftAdapter, dtypes: Mapping[str, str], tell: Callable[[str], None]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..core.canonical import Canonical
@@ -16,11 +14,9 @@ from ..errors import MismatchError
 from ..formats.checkpoint import Checkpoint
 from ..formats.packed import INDEX, VALUE, Array
 from ..formats.peft_adapter import PeftAdapter
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .base_check import OTHER_WEIGHT, moved_above
 from .model_modules import Module
-
-NARROW: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 #: The relative error of a module's update above which its factors get corrections.
 MOST_ERROR = 1e-3
@@ -95,7 +91,7 @@ def corrections_of(factors: RestoredFactors, dtypes: Iterable[str]) -> dict[str,
     if not len(index):
         return {}
     used = set(dtypes)
-    narrow = np.dtype(NARROW.get(next(iter(used)), np.float32) if len(used) == 1 else np.float32)
+    narrow = float_dtype(next(iter(used)) if len(used) == 1 else "float32")
     place = np.dtype(np.uint32 if factors.entries < 2**32 else np.uint64)
     if len(index) * (place.itemsize + narrow.itemsize) < factors.entries * narrow.itemsize:
         return {INDEX: index.astype(place), VALUE: value.astype(narrow)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -17,16 +19,12 @@ from ..core.canonical import Canonical, canonical_factors
 from ..errors import FormatError, MismatchError, TinyLoraError
 from ..formats.checkpoint import Checkpoint
 from ..formats.packed import Array
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .model_modules import Module, model_modules
 from .new_adapter import open_model
 from .progress import Progress
 from .selection import Targets, select
 from .weights import as_matrix, fingerprint, for_each, read_weight
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}  # fmt: skip
 
 
 def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str] | None) -> list[Module]:
@@ -53,22 +51,38 @@ def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str]
             hint="Is this the base that the adapter was packed with?",
         )
     model = open_model(base, task_type=task)
-    return list(select(model, targets_of(config), base.path).modules)
+    return list(select(model, targets_of(config, base.path), base.path).modules)
 
 
-def targets_of(config: Mapping[str, Any]) -> Targets:
-    """The targets that an adapter_config.json says."""
+def targets_of(config: Mapping[str, Any], where: Path) -> Targets:
+    """The targets that an adapter_config.json says.
 
-    def several(key: str) -> tuple[Any, ...]:
+    Raises
+    ------
+    FormatError
+        For what can't be a target.
+    """
+
+    def several(key: str, of: type) -> tuple[Any, ...]:
         value = config.get(key)
-        return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+        found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
+        if not all(type(one) is of for one in found):
+            raise FormatError(f"{key} is {value!r}, expected {of.__name__}s", where=where)
+        return found
 
     wanted = config.get("target_modules")
+    if not isinstance(wanted, str):
+        several("target_modules", str)
+    else:
+        try:
+            re.compile(wanted)
+        except re.error as error:
+            raise FormatError(f"target_modules is {wanted!r}, no regular expression: {error}", where=where) from None
     return Targets(
         modules=tuple(wanted) if isinstance(wanted, list) else wanted,
-        modules_to_save=several("modules_to_save"),
-        layers_to_transform=several("layers_to_transform"),
-        layers_pattern=several("layers_pattern"),
+        modules_to_save=several("modules_to_save", str),
+        layers_to_transform=several("layers_to_transform", int),
+        layers_pattern=several("layers_pattern", str),
         task_type=config.get("task_type"),
     )
 
@@ -100,7 +114,7 @@ def canonical_of(
         check(module, stored)
         if dtypes[module.name] != FLOAT_NAMES[module.tensor.dtype]:
             with np.errstate(over="ignore"):
-                stored = stored.astype(_DTYPES[dtypes[module.name]])
+                stored = stored.astype(float_dtype(dtypes[module.name]))
         try:
             return canonical_factors(as_matrix(stored, module, device), rank)
         except TinyLoraError as error:
@@ -128,5 +142,8 @@ def short(data: bytes) -> str:
 
 
 def long(text: str) -> bytes:
-    """The bytes of such text."""
-    return base64.b64decode(text + "=" * (-len(text) % 4))
+    """The bytes of such text; none where it is damaged."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return b""

@@ -12,9 +12,8 @@ from ..core import projection
 from ..core.compare import digest
 from ..formats.peft_adapter import factor_key
 from ..formats.safetensors_file import write_file as write_safetensors
-from ..formats.tensors import numpy_dtype
+from ..formats.tensors import float_dtype
 from .load import load_adapter
-from .merge_model import DTYPES
 from .model_files import copy_adapter_files
 from .peft_files import drawn_projections, stored_tensors, write_adapter
 from .staging import staged_directory, staged_file
@@ -60,7 +59,7 @@ def project_seeds(
     """
     seeds = range(seed, seed + count)
     drawn = projection.draw_many(seeds, u, r, stream=stream)
-    narrow = numpy_dtype(DTYPES[dtype])
+    narrow = float_dtype(dtype)
     tensors = {f"P.{i}": P.astype(narrow) for i, P in enumerate(drawn)}
     if output is not None:
         metadata = _provenance(stream, dtype) | {"seed": str(seed), "u": str(u), "r": str(r), "count": str(count)}

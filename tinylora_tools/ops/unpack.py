@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..core import projection
@@ -18,15 +16,11 @@ from ..errors import FormatError, MismatchError
 from ..formats.checkpoint import read_checkpoint
 from ..formats.packed import INDEX, VALUE, Array, Packed
 from ..formats.peft_adapter import factor_key, vector_key
+from ..formats.tensors import DTYPE_OF, float_dtype
 from ..sources import locate_base
 from .model_modules import Module
 from .packing import canonical_of, digest_of, long, modules_of, weights_mark
 from .progress import NoProgress, Progress
-
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float64": np.dtype(np.float64),
-}  # fmt: skip
 
 
 def restore(
@@ -52,7 +46,7 @@ def restore(
             hint="Name it with --base DIR or --base hf://owner/name.",
         )
     checkpoint = read_checkpoint(base)
-    modules = modules_of(checkpoint, config, packed.listed("modules"))
+    modules = modules_of(checkpoint, config, packed.names("modules"))
     dtypes = _one_each(packed, "dtypes", len(modules))
     if weights_mark(checkpoint, modules) != packed.text("weights"):
         raise MismatchError(
@@ -74,24 +68,26 @@ def restore(
     stored = _one_each(packed, "stored", len(modules))
     tensors: dict[str, Array] = {}
     for number, module in enumerate(modules):
-        dtype = _DTYPES[stored[number]]
+        dtype = float_dtype(stored[number])
         tensors[factor_key(module.name, "A")] = A[number].astype(dtype)
         tensors[factor_key(module.name, "B")] = B[number].astype(dtype)
         if config["save_projection"]:
             tensors[factor_key(module.name, "P")] = P[number].astype(dtype)
-    groups = packed.listed("groups") or [group_of(i, len(modules), config["weight_tying"]) for i in range(len(modules))]
+    groups = packed.numbers("groups") or [
+        group_of(i, len(modules), config["weight_tying"]) for i in range(len(modules))
+    ]
     vectors = packed.vectors
     if not set(groups) <= vectors.keys():
         raise FormatError("lacks the vector of a group", where=packed.path, hint="Pack the adapter again.")
-    wide = _DTYPES.get(packed.file.metadata.get("v", "float32"), np.dtype(np.float32))
+    wide = float_dtype(_one_each(packed, "v", 1)[0])
     tensors |= {vector_key(g): v.astype(wide) for g, v in vectors.items()}
     return tensors | packed.others, config
 
 
 def _one_each(packed: Packed, name: str, count: int) -> list[str]:
     text = packed.file.metadata.get(name, "float32")
-    values = json.loads(text) if text.startswith("[") else [text] * count
-    if len(values) != count or not all(value in _DTYPES for value in values):
+    values = packed.names(name) or [] if text.startswith("[") else [text] * count
+    if len(values) != count or not all(value in DTYPE_OF for value in values):
         raise FormatError(
             f"its metadata's {name!r} don't fit the {count} modules of the base",
             where=packed.path,
@@ -127,7 +123,7 @@ def _factors(
 
 
 def _projections(packed: Packed, modules: list[Module], dtypes: list[str], config: Mapping[str, Any]) -> list[Array]:
-    places = packed.listed("P_of")
+    places = packed.numbers("P_of")
     if places is not None:
         own = packed.own_projections
         if len(places) != len(modules) or not set(places) <= own.keys():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -295,6 +297,49 @@ def test_truncated_files_are_told(dialect: str, tinylora: Run, tmp_path: Path) -
     assert result.code == 1
     assert result.err.startswith("error: ")
     assert not (tmp_path / "o").exists()
+
+
+def spoilt(value: Any, rng: random.Random) -> Any:
+    """Something else in one place of nested dictionaries."""
+    if not isinstance(value, dict):
+        wrong = [None, 3, -1, 1.5, True, "x", [], {}, ["a"], torch.zeros(0), torch.zeros(3, 3), torch.zeros(())]
+        wrong += [torch.tensor([1, 2, 3]), torch.full((3,), torch.nan), torch.zeros(4, dtype=torch.complex64)]
+        return rng.choice(wrong)
+    value, key = dict(value), rng.choice(list(value))
+    kind = rng.random()
+    if kind < 0.2:
+        del value[key]
+    elif kind < 0.3:
+        value[rng.choice(["other", "v_99", "a.v", 5])] = spoilt(None, rng)
+    else:
+        value[key] = spoilt(value[key] if kind < 0.8 else None, rng)
+    return value
+
+
+@pytest.mark.parametrize("dialect", projects.PROJECTS)
+def test_files_with_other_things_in_them_are_told(dialect: str, tmp_path: Path) -> None:
+    """Whatever else is in a file, there is an adapter or a message."""
+    from tinylora_tools.errors import TinyLoraError
+    from tinylora_tools.ops.foreign import ForeignOptions, import_foreign
+
+    good, rng = tmp_path / "good", random.Random(dialect)
+    projects.PROJECTS[dialect][0](QWEN2, good)
+    for number in range(25):
+        source = tmp_path / str(number)
+        shutil.copytree(good, source)
+        path = rng.choice(sorted(p for p in source.iterdir() if (dialect, p.name) != ("guokaku", "config.json")))
+        if path.suffix == ".pt":
+            torch.save(spoilt(torch.load(path, weights_only=True), rng), path)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(spoilt(json.loads(path.read_text()), rng), default=str))
+        else:
+            state = spoilt(load_file(path), rng)
+            save_file({str(k): v.contiguous() for k, v in state.items() if isinstance(v, torch.Tensor)}, path)
+        pairs = [pair for pair in options(dialect, source) if not pair.startswith("--")]
+        said = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        kept = next((Path(pair) for pair in pairs if pair.endswith("kept.pt")), None)
+        with contextlib.suppress(TinyLoraError):
+            import_foreign(source, QWEN2, ForeignOptions(said, projections=kept))
 
 
 @pytest.mark.parametrize(("u", "r"), [(1, 1), (3, 2), (4, 2), (13, 2), (64, 3), (7, 5)])

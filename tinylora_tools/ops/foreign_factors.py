@@ -17,7 +17,7 @@ from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedErro
 from ..formats.checkpoint import Checkpoint, read_checkpoint, read_tensor_file
 from ..formats.foreign.adapter import Array, ForeignAdapter, Frozen
 from ..formats.peft_adapter import factor_key
-from ..formats.tensors import FLOAT_NAMES, float_dtype
+from ..formats.tensors import DTYPE_OF, FLOAT_NAMES, float_dtype
 from .model_modules import Module
 from .weights import as_matrix, read_weight
 
@@ -157,8 +157,8 @@ def _require_equal(own: Checkpoint, base: Checkpoint, module: Module) -> None:
     """Raise MismatchError where the weight that an adapter's checkpoint brings isn't the base's."""
     key = f"{module.name}.weight"
     if key in own:
-        mine = own.shards[own.shard_of[key]].read(key)
-        if not np.array_equal(mine.astype(np.float32), read_weight(base, module).astype(np.float32)):
+        mine, theirs = own.shards[own.shard_of[key]].read(key), read_weight(base, module)
+        if mine.dtype.name not in DTYPE_OF or not np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)):
             raise MismatchError(
                 f"{key} isn't the base's",
                 where=own.path,

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import FormatError, UndeterminedError
 from ..checkpoint import Checkpoint
+from ..tensors import DTYPE_OF
 from ..torch_file import array_of
 
 Array = np.ndarray[Any, Any]
@@ -209,4 +210,11 @@ def vector_of(value: Any, name: str, path: Path) -> Array:
     """A tensor from a pickle as an array."""
     if not is_tensor(value):
         raise FormatError(f"{name} is a {type(value).__name__}, expected a tensor", where=path)
-    return array_of(value)
+    return floating(array_of(value), name, path)
+
+
+def floating(values: Array, name: str, path: Path) -> Array:
+    """The array itself; FormatError where its dtype isn't one that weights have."""
+    if values.dtype.name not in DTYPE_OF:
+        raise FormatError(f"{name} is {values.dtype.name}, expected a floating-point tensor", where=path)
+    return values

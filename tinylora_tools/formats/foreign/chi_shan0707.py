@@ -37,11 +37,10 @@ class ChiShan0707(ForeignAdapter):
         if type(rank) is not int or rank < 1:
             raise FormatError(f"rank is {rank!r}, expected a positive integer", where=path)
         super().__init__(path, rank, same_size([v], path), [v])
-        if content["u_value"] != self.proj_dim:
-            raise MismatchError(
-                f"global_v has {self.proj_dim} numbers, and u_value is {content['u_value']}", where=path
-            )
-        self._layers = content.get("total_replaced_layers")
+        said, layers = content["u_value"], content.get("total_replaced_layers")
+        if type(said) is not int or said != self.proj_dim:
+            raise MismatchError(f"global_v has {self.proj_dim} numbers, and u_value is {said!r}", where=path)
+        self._layers = layers if type(layers) is int else None
         name = content.get("model_id")
         self.base_model = name if isinstance(name, str) else None
         self.notes.append(

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import FormatError
 from ..json_file import read_object
 from ..safetensors_file import SafetensorsFile, read_header
-from .adapter import Array, ForeignAdapter, Frozen
+from .adapter import Array, ForeignAdapter, Frozen, floating
 
 WEIGHTS_NAME = "adapter.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -39,7 +39,7 @@ class CuriousCaliBoi(ForeignAdapter):
     def __init__(self, path: Path) -> None:
         self._file = read_header(path)
         self._modules = _modules(path)
-        bank = self._file.read("bank.v")
+        bank = floating(self._file.read("bank.v"), "bank.v", path)
         if bank.ndim != 2 or not len(bank):
             raise FormatError(f"bank.v is {bank.shape}, expected (groups, u)", where=path)
         self._place = {str(m["name"]): i for i, m in enumerate(self._modules)}
@@ -73,7 +73,7 @@ class CuriousCaliBoi(ForeignAdapter):
         key = f"layers.{self._place[name]}.{part}"
         if key not in self._file.tensors:
             raise FormatError(f"lacks {key}, of {name}", where=self._file.path, hint="Save the adapter again.")
-        return self._file.read(key)
+        return floating(self._file.read(key), key, self._file.path)
 
 
 def _modules(path: Path) -> list[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import FormatError
 from ..checkpoint import Checkpoint
-from .adapter import Array, ForeignAdapter, Frozen, same_size
+from .adapter import Array, ForeignAdapter, Frozen, floating, same_size
 
 _PARTS = ("U", "S", "V", "P", "v")
 
@@ -55,8 +55,7 @@ class GuoKaku(ForeignAdapter):
 
     def frozen(self, name: str) -> Frozen:
         U, S, V = (self._read(name, part) for part in "USV")
-        r = len(S)
-        if S.ndim != 1 or U.shape[1:] != (r,) or V.shape[1:] != (r,):
+        if S.ndim != 1 or not U.shape[1:] == V.shape[1:] == S.shape:
             raise FormatError(f"{name}: U is {U.shape}, S {S.shape}, V {V.shape}", where=self._checkpoint.path)
         return Frozen(U, V.T, S)
 
@@ -65,4 +64,4 @@ class GuoKaku(ForeignAdapter):
 
     def _read(self, name: str, part: str) -> Array:
         key = f"{name}.{part}"
-        return self._checkpoint.shards[self._checkpoint.shard_of[key]].read(key)
+        return floating(self._checkpoint.shards[self._checkpoint.shard_of[key]].read(key), key, self._checkpoint.path)

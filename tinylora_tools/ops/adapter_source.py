@@ -9,27 +9,32 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
-from ..formats import foreign
 from ..formats.packed import packed_at
+from ..formats.peft_adapter import WEIGHTS_NAMES
 from .progress import Progress
 
 if TYPE_CHECKING:
     from .foreign_options import ForeignOptions
 
 PEFT, PACKED = "peft", "packed"
-KINDS = (PEFT, PACKED, *foreign.DIALECTS)
 
 
 def adapter_kind(path: Path) -> str:
-    """What an adapter is, of `KINDS`: PEFT's unless its files say otherwise."""
+    """PEFT, PACKED, or another project's dialect: PEFT unless its files say otherwise."""
+    if path.is_dir() and any((path / name).is_file() for name in WEIGHTS_NAMES):
+        return PEFT
     if packed_at(path) is not None:
         return PACKED
+    from ..formats import foreign
+
     found = foreign.find(path)
     return found[0] if found else PEFT
 
 
 def refuse_foreign(path: Path) -> None:
     """Raise UnsupportedError for a third-party adapter, but for one inside a checkpoint."""
+    from ..formats import foreign
+
     found = foreign.find(path, checkpoints=False)
     if found is not None:
         raise _another(path, found[0])

@@ -27,8 +27,8 @@ DEFAULT_SEED = 0
 #: Up to so many entries float64 costs no time that anyone would notice.
 _SMALL = 1 << 16
 
-#: Entries of a weight that stays in the last cache of a processor as bfloat16.
-_CACHED = 1 << 23
+#: Entries of a weight that stays, about, in the last cache of a processor as bfloat16.
+_CACHED = 1 << 24
 
 #: A vector is taken to be determined by W if rounding turns it by less than this (as a sine).
 _TURN = 0.01

@@ -156,6 +156,34 @@ def test_says_which_vectors_the_weight_does_not_determine() -> None:
     assert top_triplets(torch.zeros(30, 40), 2).certificate.undetermined == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [(torch.float32, 120), (torch.float32, -120), (torch.bfloat16, 120), (torch.float64, 1000), (torch.float64, -1000)],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400)], ids=str)
+def test_numbers_of_any_size_are_factored_without_a_copy(
+    dtype: torch.dtype, exponent: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Powers of two change no bit but the exponent's."""
+    monkeypatch.setattr(wide_weight, "_fast_bfloat16", lambda device: False)
+    W = gaussian(*shape).to(dtype)
+    plain, far = top_triplets(W, 2, precision="float64"), top_triplets(W * 2.0**exponent, 2, precision="float64")
+    assert torch.allclose(far.S * 2.0**-exponent, plain.S, rtol=1e-12)
+    assert torch.allclose(far.U, plain.U, atol=1e-10)
+    assert torch.allclose(far.Vh, plain.Vh, atol=1e-10)
+
+
+@pytest.mark.parametrize("route", ["krylov", "dense"])
+def test_the_weight_stays_as_it_was(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(krylov, "dense_cost", lambda W: 0.0 if route == "dense" else float("inf"))
+    for scale in (1.0, 2.0**60):
+        W = gaussian(400, 300).float() * scale
+        before = W.clone()
+        assert top_triplets(W, 2).certificate.method == route
+        assert torch.equal(W, before)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_refuses_numbers_that_are_none(value: float) -> None:
     W = torch.ones(40, 30)

@@ -10,6 +10,7 @@ A full decomposition of a weight of 18944 x 3584 takes tens of seconds; r is 1 t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,8 +27,8 @@ DEFAULT_SEED = 0
 #: Up to so many entries float64 costs no time that anyone would notice.
 _SMALL = 1 << 16
 
-#: Entries of a weight that stays in the last cache of a processor as bfloat16.
-_CACHED = 1 << 23
+#: Entries of a weight that stays, about, in the last cache of a processor as bfloat16.
+_CACHED = 1 << 24
 
 #: A vector is taken to be determined by W if rounding turns it by less than this (as a sine).
 _TURN = 0.01
@@ -104,8 +105,8 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
         raise FormatError(f"a weight of shape {tuple(W.shape)} has no singular triplets, expected (out, in)")
     accurate = precision == "float64" or W.dtype == torch.float64 or W.numel() <= _SMALL
     work = torch.float64 if accurate else torch.float32
-    W, scale = _rescaled(W)
-    wide = WideWeight(W, work)
+    exponent = _exponent(W)
+    wide, scale = WideWeight(W, work, exponent), 2.0**exponent
     k = min(r, wide.short)
     V, Y, Z, method, passes = _subspace(wide, k, seed)
     U, values, Vh, residuals = _triplets(wide, k, V, Y, Z)
@@ -131,22 +132,19 @@ def library_triplets(W: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     FormatError
         If W has NaN or infinite entries.
     """
-    _rescaled(W)  # for its check
+    _exponent(W)  # for its check
     U, S, Vh = torch.linalg.svd(W.float(), full_matrices=False)
     return U[:, :r].contiguous(), S[:r].contiguous(), Vh[:r].contiguous()
 
 
-def _rescaled(W: Tensor) -> tuple[Tensor, float]:
-    """W and 1; or, where squares of its entries would leave float32's range, W over a power of two, and that power."""
-    low, high = (float(x) for x in torch.aminmax(W))
+def _exponent(W: Tensor) -> int:
+    """0; or, where squares of W's entries would leave float32's range, the exponent of a power of two to divide by."""
+    low, high = (float(x) for x in torch.aminmax(W if W.is_contiguous() else W.T))  # it copies what isn't contiguous
     largest = max(-low, high)
     if not largest < float("inf"):  # NaN too
         bad = int((~torch.isfinite(W)).sum())
         raise FormatError(f"{bad} of {W.numel()} entries are NaN or infinite")
-    if largest == 0.0 or 1e-12 < largest < 1e12:
-        return W, 1.0
-    exponent = torch.frexp(torch.tensor(largest, dtype=torch.float64))[1]
-    return torch.ldexp(W.to(torch.float64), -exponent), float(2.0 ** int(exponent))
+    return 0 if largest == 0.0 or 1e-12 < largest < 1e12 else math.frexp(largest)[1] - 1
 
 
 def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Method, int]:

@@ -29,8 +29,9 @@ _TOLERANCE = {torch.float32: 4.0, torch.float64: 16.0}
 #: The residual, over s_1, that the next triplet must reach: it only serves to tell a gap.
 _NEXT_TOLERANCE = 1e-3
 
-#: Bytes that the dense route may take: the Gram matrix, its eigenvectors, and as much again to find them.
-DENSE_BYTES = 420_000_000
+#: Bytes that the dense route may take: the Gram matrix, in whose place its eigenvectors come, and twice as much to find
+#: them.
+DENSE_BYTES = 320_000_000
 
 #: Cycles after which what was reached is returned, with its residuals.
 _CYCLES = 12
@@ -204,7 +205,7 @@ def dense_cost(W: WideWeight) -> float:
     if W.work == torch.float64:
         fits = 3 * 8 * W.long * W.short <= DENSE_BYTES
         return 3e-10 * W.long * W.short**2 + 2e-4 if fits else math.inf
-    fits = 4 * 8 * W.short**2 <= DENSE_BYTES
+    fits = 3 * 8 * W.short**2 <= DENSE_BYTES
     return 2.5e-11 * W.long * W.short**2 + 1.2e-10 * W.short**3 + 1e-6 * W.short + 2e-4 if fits else math.inf
 
 

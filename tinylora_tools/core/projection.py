@@ -69,6 +69,7 @@ def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STR
         For an unknown stream, u or r below 1, a seed that torch refuses, or more than `MOST_BYTES` of P. Nothing has
         been allocated then.
     """
+    _check(seeds, u, r, stream)
     return _drawn(seeds, u, r, 1.0 / sqrt(r), stream)
 
 
@@ -77,12 +78,12 @@ def draw_scaled(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_S
 
     Parameters, result and errors as `draw_many`.
     """
+    _check(seeds, u, r, stream)
     P: Array = _drawn(seeds, u, r, 1.0, stream) / np.float32(sqrt(r))
     return P
 
 
 def _drawn(seeds: Sequence[int], u: int, r: int, std: float, stream: str) -> Array:
-    _check(seeds, u, r, stream)
     if stream == "torch":
         return _draw_with_torch(seeds, u, r, std)
     n = u * r * r

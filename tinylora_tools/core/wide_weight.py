@@ -24,33 +24,36 @@ class WideWeight:
     """A weight as an operator, widened a few rows (or columns) at a time.
 
     It acts on its shorter side: as W where W is tall, as W^T where it is wide. Here W stands for either, and is
-    (long, short).
+    (long, short). What it stands for is W over 2**exponent.
     """
 
-    def __init__(self, W: Tensor, work: torch.dtype) -> None:
+    def __init__(self, W: Tensor, work: torch.dtype, exponent: int = 0) -> None:
         self.transposed = W.shape[0] < W.shape[1]
         self.work, self.device = work, W.device
         self.long, self.short = max(W.shape), min(W.shape)
         self._W = W
+        # In two factors, as a single one may lie outside the work dtype's range.
+        half = exponent // 2
+        self._factors = (2.0**-half, 2.0 ** (half - exponent)) if exponent else ()
         step = max(16, _BLOCK_ELEMENTS // self.short)
         if W.device.type != "cpu":
             step *= 64  # a GPU wants more at once, and has no cache to respect
         self._step = min(step, self.long)
         shape = (self.short, self._step) if self.transposed else (self._step, self.short)
-        self._buffer = None if W.dtype == work else torch.empty(shape, dtype=work, device=W.device)
+        plain = W.dtype == work and not exponent
+        self._buffer = None if plain else torch.empty(shape, dtype=work, device=W.device)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive rows of W and their values, (rows, short), in the work dtype. The values' memory is reused."""
-        buffer = self._buffer
         for first in range(0, self.long, self._step):
             part = slice(first, min(first + self._step, self.long))
             size = part.stop - first
-            if self.transposed:
-                block = self._W[:, part]
-                yield part, (block if buffer is None else buffer[:, :size].copy_(block)).T
-            else:
-                block = self._W[part]
-                yield part, block if buffer is None else buffer[:size].copy_(block)
+            block = self._W[:, part] if self.transposed else self._W[part]
+            if self._buffer is not None:
+                block = (self._buffer[:, :size] if self.transposed else self._buffer[:size]).copy_(block)
+                for factor in self._factors:
+                    block *= factor
+            yield part, block.T if self.transposed else block
 
     def apply(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Y = W X in the work dtype, (long, k), and Z = W^T Y in float64, (short, k), for X (short, k)."""
@@ -75,7 +78,7 @@ class WideWeight:
         A start may be as rough as it likes: where bfloat16 has fast products of its own, it costs little to take one
         that W^T W has been applied to.
         """
-        if self._W.dtype != torch.bfloat16 or not _fast_bfloat16(self.device):
+        if self._W.dtype != torch.bfloat16 or self._factors or not _fast_bfloat16(self.device):
             return X[:, :width]
         W = self._W.T if self.transposed else self._W
         step = max(self._step, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
@@ -113,8 +116,9 @@ class WideWeight:
         for _, block in self.blocks():
             wide = block.to(torch.float64)
             G.addmm_(wide.T, wide)
-        vectors: Tensor = torch.linalg.eigh(G).eigenvectors
-        return vectors.flip(1)
+        columnwise, values = G.T, torch.empty(self.short, dtype=torch.float64, device=self.device)
+        torch.linalg.eigh(columnwise, out=(values, columnwise))  # in the place of G, which is symmetric
+        return columnwise.flip(1)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

@@ -19,8 +19,9 @@ from .model_modules import Module
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
-#: Bytes of weights that are worked on at the same time, several small ones or one large one.
-_TOGETHER = 64_000_000
+#: Bytes of weights that are worked on at the same time, several small ones or one large one; and of what their dense
+#: decompositions, should they all need one, take.
+_TOGETHER, _DENSE_TOGETHER = 64_000_000, 300_000_000
 
 
 def read_weight(base: Checkpoint, module: Module) -> Array:
@@ -54,7 +55,7 @@ def for_each(
     """
     threads = torch.get_num_threads()
     together = threads if device.type == "cpu" else 1
-    small = [m for m in modules if m.tensor.nbytes * together <= _TOGETHER] if together > 1 else []
+    small = [m for m in modules if _is_small(m, together)] if together > 1 else []
     chosen = {m.name for m in small}
     if small:
         torch.set_num_threads(1)
@@ -67,3 +68,8 @@ def for_each(
     for module in modules:
         if module.name not in chosen:
             yield module, work(module)
+
+
+def _is_small(module: Module, together: int) -> bool:
+    dense = 3 * 8 * min(module.tensor.shape) ** 2
+    return module.tensor.nbytes * together <= _TOGETHER and dense * together <= _DENSE_TOGETHER

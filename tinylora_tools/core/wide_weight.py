@@ -116,7 +116,10 @@ class WideWeight:
         for _, block in self.blocks():
             wide = block.to(torch.float64)
             G.addmm_(wide.T, wide)
-        columnwise, values = G.T, torch.empty(self.short, dtype=torch.float64, device=self.device)
+        if self.device.type != "cpu":
+            vectors: Tensor = torch.linalg.eigh(G).eigenvectors
+            return vectors.flip(1)
+        columnwise, values = G.T, torch.empty(self.short, dtype=torch.float64)
         torch.linalg.eigh(columnwise, out=(values, columnwise))  # in the place of G, which is symmetric
         return columnwise.flip(1)
 

@@ -16,6 +16,11 @@ from .lowrank import Array
 from .residual import Triplets, residual_parts
 
 
+#: Elements of NumPy's buffer for products of a column and a row. Rows shorter than that are copied into it, which takes
+#: three times as long as the product; the default is 8192, longer than most weights' rows.
+_BUFFER = 512
+
+
 class BlockSum(NamedTuple):
     """What a block adds to the report.
 
@@ -65,6 +70,7 @@ class NumpyBlockAdder:
         weight, delta, term = (buffer[: W.size].reshape(W.shape) for buffer in self._buffers)
         np.copyto(weight, W)
         with np.errstate(over="ignore", invalid="ignore"):
+            np.setbufsize(_BUFFER)  # until the block's end, which restores it
             np.multiply(left[:, :1], right[:1], out=delta)
             for k in range(1, left.shape[1]):
                 np.multiply(left[:, k : k + 1], right[k : k + 1], out=term)

@@ -15,7 +15,6 @@ import numpy as np
 from .lowrank import Array
 from .residual import Triplets, residual_parts
 
-
 #: Elements of NumPy's buffer for products of a column and a row. Rows shorter than that are copied into it, which takes
 #: three times as long as the product; the default is 8192, longer than most weights' rows.
 _BUFFER = 512

@@ -10,12 +10,12 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -41,6 +41,14 @@ FLUSH_BYTES = 64 << 20
 _flush = getattr(os, "fdatasync", os.fsync)
 
 MakeAdder = Callable[[int, np.dtype[Any]], BlockAdder]
+
+
+class _Task(NamedTuple):
+    """Something to do in a thread, the bytes that it writes, and what is to be done with its result."""
+
+    size: int
+    work: Callable[[], Any]
+    then: Callable[[Any], None]
 
 
 class MergeWriter:
@@ -110,14 +118,20 @@ class MergeWriter:
 
     def _write_tensors(self, file: OutputFile, target: int, stack: ExitStack) -> None:
         sources: dict[Path, OpenSource] = {}
+        jobs: list[TensorJob] = []
+        copies: list[tuple[TensorInfo, TensorInfo, OpenSource]] = []
         for info, outcome in file.tensors:
             path = outcome.source.file.path
             if path not in sources:
                 sources[path] = stack.enter_context(OpenSource(outcome.source.file))
             if outcome.updates or outcome.source.tensor.dtype != info.dtype:
-                self._sum(TensorJob(info, outcome, sources[path], target, self._check_base))
+                jobs.append(TensorJob(info, outcome, sources[path], target, self._check_base))
             else:
-                self._copy(info, outcome.source.tensor, sources[path], target)
+                copies.append((info, outcome.source.tensor, sources[path]))
+        jobs.reverse()  # from which the next is popped: what is done with is let go
+        summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
+        for task in _side_by_side(self._sums(jobs), summed, self._copies(copies, target), copied):
+            self._submit(task)
         while self._tasks:
             self._finish_oldest()
 
@@ -130,10 +144,10 @@ class MergeWriter:
             wait([self._flushing])
             self._flushing = None
 
-    def _submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _submit(self, task: _Task) -> None:
         while len(self._tasks) >= self._most_tasks:
             self._finish_oldest()
-        self._tasks.append((self._pool.submit(work), then))
+        self._tasks.append((self._pool.submit(task.work), task.then))
 
     def _finish_oldest(self) -> None:
         future, then = self._tasks[0]
@@ -141,21 +155,24 @@ class MergeWriter:
         self._tasks.popleft()
         then(result)
 
-    def _copy(self, info: TensorInfo, tensor: TensorInfo, source: OpenSource, target: int) -> None:
-        for done in range(0, info.nbytes, COPY_BYTES):
-            size = min(COPY_BYTES, info.nbytes - done)
-            self._submit(
-                partial(source.copy, tensor, done, size, target, info.start + done),
-                partial(self._written, target, size),
-            )
+    def _copies(self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: int) -> Iterator[_Task]:
+        for info, tensor, source in copies:
+            for done in range(0, info.nbytes, COPY_BYTES):
+                size = min(COPY_BYTES, info.nbytes - done)
+                work = partial(source.copy, tensor, done, size, target, info.start + done)
+                yield _Task(size, work, partial(self._written, target, size))
 
-    def _sum(self, job: TensorJob) -> None:
-        if not job.info.nbytes:
-            return
-        rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
-        for first in range(0, job.rows, rows):
-            last = min(first + rows, job.rows)
-            self._submit(partial(self._run_blocks, job, first, last), partial(self._collect, job, first, last))
+    def _sums(self, jobs: list[TensorJob]) -> Iterator[_Task]:
+        while jobs:
+            job = jobs.pop()
+            if not job.info.nbytes:
+                continue
+            rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
+            for first in range(0, job.rows, rows):
+                last = min(first + rows, job.rows)
+                size = (last - first) * job.columns * job.out_dtype.itemsize
+                work = partial(self._run_blocks, job, first, last)
+                yield _Task(size, work, partial(self._collect, job, first, last))
 
     def _run_blocks(self, job: TensorJob, first: int, last: int) -> list[BlockSum]:
         size = max(self._block_elements, job.columns)
@@ -182,6 +199,21 @@ class MergeWriter:
         if self._unflushed >= FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
             self._unflushed = 0
             self._flushing = self._flusher.submit(_flush, target)
+
+
+def _side_by_side(sums: Iterator[_Task], summed: int, copies: Iterator[_Task], copied: int) -> Iterator[_Task]:
+    """Both kinds of tasks, in step by their shares of the bytes: a copy keeps the file locked, and sums that are
+    written would wait for it, but not those that are still computed."""
+    done = {True: 0, False: 0}
+    while True:
+        is_copy = done[True] * summed < done[False] * copied or done[False] >= summed
+        task = next(copies if is_copy else sums, None)
+        if task is None:
+            yield from sums
+            yield from copies
+            return
+        done[is_copy] += task.size
+        yield task
 
 
 def _reserve(target: int, size: int) -> None:

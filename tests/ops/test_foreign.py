@@ -250,6 +250,23 @@ def test_a_merged_checkpoint_tells_the_signs(
     assert "isn't the update, whatever the signs" in other.err
 
 
+def test_a_directory_may_be_named_by_a_dot(tinylora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    projects.make_curiouscaliboi(QWEN2, tmp_path / "source")
+    (tmp_path / "source" / "inner").mkdir()
+    for here, there in ((".", "source"), ("..", "source/inner")):
+        monkeypatch.chdir(tmp_path / there)
+        result = tinylora("convert", here, "-o", tmp_path / f"o{len(here)}", "--to", "peft")
+        assert result.code == 0, result.err
+
+
+def test_options_that_would_be_ignored_are_refused(tinylora: Run, tmp_path: Path) -> None:
+    adapter = ROOT / "peft021-layers" / "adapter"
+    for option, value in (("--setting", "rank=2"), ("--projection", adapter), ("--against", QWEN2)):
+        result = tinylora("convert", adapter, "-o", tmp_path / "o", "--to", "peft", option, value)
+        assert result.code == 1
+        assert f"{option} is for other projects' adapters" in result.err
+
+
 def test_other_commands_name_the_conversion(tinylora: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     projects.make_spuuntries(QWEN2, source)
@@ -359,9 +376,13 @@ def test_signs_are_found_in_noise() -> None:
     rng = np.random.default_rng(0)
     R = rng.standard_normal((6, 6))
     d = np.array([1, -1, -1, 1, 1, -1.0])
-    found, off = best_signs(d[:, None] * R * d + 0.1 * rng.standard_normal((6, 6)), R)
+    found, off, sure = best_signs(d[:, None] * R * d + 0.1 * rng.standard_normal((6, 6)), R)
     assert np.array_equal(found, d)
     assert off < 0.3
+    assert sure > 10
+    R[0, 1:] = R[1:, 0] = 1e-2  # the first pair's sign hardly shows
+    assert best_signs(R + 0.1 * rng.standard_normal((6, 6)), R)[2] < 4
+    assert best_signs(np.array([[2.0]]), np.array([[2.0]])) == (np.ones(1), 0.0, np.inf)
 
 
 def test_an_adapter_config_without_modules_is_told(tinylora: Run, tmp_path: Path) -> None:

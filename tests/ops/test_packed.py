@@ -17,7 +17,7 @@ import torch
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.errors import FormatError, MismatchError, OutputError
+from tinylora_tools.errors import FormatError, MismatchError, OutputError, UnsupportedError
 from tinylora_tools.formats.packed import INDEX, VALUE, packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
@@ -115,6 +115,96 @@ def test_exact_float32_factors_are_told_of_and_stored_whole(tmp_path: Path) -> N
     bf16 = fixture("peft021-13-numbers")
     pack(bf16.adapter, bf16.base, tmp_path / "q.safetensors", exact=True, tell=told.append)
     assert len(told) == 1
+
+
+def edited_adapter(case: Fixture, directory: Path, change: Callable[[dict[str, Any]], None], **config: Any) -> Path:
+    """A copy of a fixture's adapter with other tensors and another configuration."""
+    shutil.copytree(case.adapter, directory)
+    state = load_file(directory / "adapter_model.safetensors")
+    change(state)
+    save_file(state, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    said = json.loads((directory / "adapter_config.json").read_text()) | config
+    (directory / "adapter_config.json").write_text(json.dumps(said))
+    return directory
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own P", "the seed's P"])
+@pytest.mark.parametrize("save_projection", [True, False], ids=["said", "denied"])
+def test_p_comes_back_whatever_the_configuration_says(own: bool, save_projection: bool, tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+
+    def change(state: dict[str, Any]) -> None:
+        for key in state:
+            if own and key.endswith("_P"):
+                state[key] = state[key] * 2
+
+    adapter = edited_adapter(case, tmp_path / "a", change, save_projection=save_projection)
+    assert pack(adapter, case.base, tmp_path / "p.safetensors", exact=True).identical
+    tensors, _ = restored(tmp_path / "p.safetensors", case.base)
+    before = values(adapter)
+    assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in before.items()}
+
+
+def test_p_that_isn_t_there_isn_t_added(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+
+    def change(state: dict[str, Any]) -> None:
+        for key in [key for key in state if key.endswith("_P")]:
+            del state[key]
+
+    adapter = edited_adapter(case, tmp_path / "a", change)
+    assert pack(adapter, case.base, tmp_path / "p.safetensors", exact=True).identical
+    assert restored(tmp_path / "p.safetensors", case.base)[0].keys() == values(adapter).keys()
+
+
+@pytest.mark.parametrize(
+    ("ends", "dtype"), [(("_A",), torch.bfloat16), (("_A", "_B"), torch.float64), ((".0",), torch.bfloat16)], ids=str
+)
+def test_dtypes_that_cannot_come_back_are_refused(ends: tuple[str, ...], dtype: torch.dtype, tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+
+    def change(state: dict[str, Any]) -> None:
+        for key in state:
+            if key.endswith(ends):
+                state[key] = (state[key] * (1 + 1e-3 * (dtype == torch.float64))).to(dtype)
+
+    adapter = edited_adapter(case, tmp_path / "a", change)
+    with pytest.raises(UnsupportedError, match="wouldn't come back as it is"):
+        pack(adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_rounding_of_v_is_measured(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    exactly = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    report = pack(case.adapter, case.base, tmp_path / "q.safetensors", exact=True, v_dtype="bfloat16")
+    assert (exactly.identical, exactly.error) == (True, 0.0)
+    assert not report.identical
+    assert 1e-4 < report.error < 1e-2
+    assert float(read_header(tmp_path / "q.safetensors").metadata["error"]) == pytest.approx(report.error, rel=0.1)
+    tensors, _ = restored(tmp_path / "q.safetensors", case.base)
+    v = values(case.adapter)["base_model.tinylora_v.0"]
+    assert 0 < np.abs(tensors["base_model.tinylora_v.0"] - v).max() <= 2**-8 * np.abs(v).max()
+
+    def change(state: dict[str, Any]) -> None:
+        state["base_model.tinylora_v.0"] += 1e5
+
+    large = edited_adapter(case, tmp_path / "a", change)
+    with pytest.raises(MismatchError, match="v overflows float16"):
+        pack(large, case.base, tmp_path / "r.safetensors", v_dtype="float16")
+
+
+def test_a_weight_of_zeros_comes_back(tmp_path: Path, tinylora: Run) -> None:
+    """Its factors look like bfloat16 ones, and its P isn't."""
+    base = tmp_path / "base"
+    shutil.copytree(ROOT / "bases" / "llama-fp32", base)
+    state = load_file(base / "model.safetensors")
+    state["model.layers.0.mlp.up_proj.weight"].zero_()
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    assert tinylora("init", base, "-o", tmp_path / "a", "--target-modules", "all-linear").code == 0
+    assert pack(tmp_path / "a", base, tmp_path / "p.safetensors", exact=True).identical
+    tensors, _ = restored(tmp_path / "p.safetensors", base)
+    assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in values(tmp_path / "a").items()}
 
 
 def test_a_base_that_moved_a_little_is_told_of(tmp_path: Path) -> None:

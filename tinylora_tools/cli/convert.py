@@ -216,7 +216,7 @@ def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, A
             report = pack(path, base, output, **options, progress=progress)
     line = f"{size(report.payload_bytes)} of v, {plural(report.corrections, 'correction')}"
     line += f", {size(report.other_bytes)} of other tensors" if report.other_bytes else ""
-    exactly = "restores bit for bit" if report.error == 0.0 else f"restores updates within {report.error:.1e}"
+    exactly = "restores bit for bit" if report.identical else f"restores updates within {report.error:.1e}"
     return report, f"{line}; {exactly}"
 
 

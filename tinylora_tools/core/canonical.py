@@ -17,7 +17,7 @@ from .factors import Factors, peft_factors, top_triplets
 from .lowrank import Array
 from .torch_arrays import array_of
 
-#: How far from the exact vectors those of any machine may be, for a gap of 1: residuals are at most 1e-15.
+#: How far from the exact vectors those of any machine may be, for a gap of 1.
 _OFF = 5e-14
 
 

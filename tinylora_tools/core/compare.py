@@ -39,15 +39,15 @@ def digest(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()
 
 
-def update_distance(factors: tuple[Array, Array], others: tuple[Array, Array], R: Array) -> float:
-    """||B R A - B' R A'|| over ||B R A|| for (A, B) and (A', B'), without forming them; of B A where R is zero.
+def update_distance(factors: tuple[Array, Array, Array], others: tuple[Array, Array, Array]) -> float:
+    """||B R A - B' R' A'|| over ||B R A|| for (A, B, R) and (A', B', R'), without forming them; of B A where R is zero.
 
     A (r, in), B (out, r), R (r, r): the difference is a product of rank 2r.
     """
-    (A, B), (other_a, other_b) = factors, others
+    (A, B, R), (other_a, other_b, other_r) = factors, others
     if not np.any(R):
-        R = np.eye(len(R))
-    left, other = left_factor(B, R), left_factor(other_b, R)
+        R = other_r = np.eye(len(R))
+    left, other = left_factor(B, R), left_factor(other_b, other_r)
     right, other_right = A.astype(np.float64), other_a.astype(np.float64)
     whole = squared_norm(left, right)
     off = squared_norm(np.concatenate([left - other, other], 1), np.concatenate([right, right - other_right], 0))

@@ -36,16 +36,28 @@ def rooted(U: Array, S: Array, Vh: Array) -> tuple[Array, Array]:
     return A.astype(np.float32), B.astype(np.float32)
 
 
-def best_signs(observed: Array, R: Array) -> tuple[Array, float]:
-    """The signs d (r,) for which diag(d) R diag(d) comes nearest to an observed matrix, and how near, over its norm.
+def best_signs(observed: Array, R: Array) -> tuple[Array, float, float]:
+    """The signs d (r,) for which diag(d) R diag(d) comes nearest to an observed matrix (r, r).
 
     A decomposition leaves the sign of each pair u_k, v_k open, and with it R. d and -d are the same.
+
+    Returns
+    -------
+    tuple
+        d; how far it is off, over the norm of what was observed; and by how many standard deviations of what is left
+        over, taken for noise of the same size in every entry, the next best choice fits worse. Choices that change R by
+        less than a thousandth don't count.
     """
-    r = len(R)
-    if not np.any(observed):
-        return np.ones(r), float("inf") if np.any(R) else 0.0
-    choices = np.array(list(product((1.0, -1.0), repeat=r - 1)))  # (2^(r-1), r-1)
+    r, size = len(R), float(np.linalg.norm(observed))
+    if size == 0.0:
+        return np.ones(r), float("inf") if np.any(R) else 0.0, float("inf")
+    choices = np.array(list(product((1.0, -1.0), repeat=r - 1))).reshape(2 ** (r - 1), r - 1)
     d = np.concatenate([np.ones((len(choices), 1)), choices], axis=1)
-    off = np.linalg.norm(observed - d[:, :, None] * R * d[:, None, :], axis=(1, 2))
+    signed = d[:, :, None] * R * d[:, None, :]
+    off = np.linalg.norm(observed - signed, axis=(1, 2))
     best = int(np.argmin(off))
-    return d[best], float(off[best] / np.linalg.norm(observed))
+    apart = np.linalg.norm(signed - signed[best], axis=(1, 2))
+    other = apart > 1e-3 * np.linalg.norm(R)
+    noise = max(float(off[best]) / r, 1e-12 * size)
+    sure = (off[other] ** 2 - off[best] ** 2) / (2.0 * noise * apart[other])
+    return d[best], float(off[best]) / size, float(sure.min(initial=np.inf))

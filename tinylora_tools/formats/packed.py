@@ -19,6 +19,7 @@ Metadata, all text; what is the usual is left out:
 - `dtypes`: what each module was trained in; `stored` and `v`: the dtypes of the adapter's factors and vectors, if not
   float32
 - `stream`: what draws P, if not torch-cpu-avx2; `P_of`: where no seed does, the number of the P that each module has
+- `holds_P`: "true" or "false", where the adapter's file has P or not and its configuration says otherwise
 - `error`: the largest relative error of a module's update
 - `modules`, `groups`: where the configuration doesn't tell them
 
@@ -96,14 +97,20 @@ class Packed:
         return found
 
     @property
+    def holds_projections(self) -> bool:
+        """Whether the adapter's file holds P: what its configuration says, unless the metadata say otherwise."""
+        said = self.file.metadata.get("holds_P")
+        return bool(self.config["save_projection"]) if said is None else said == "true"
+
+    @property
     def vectors(self) -> dict[int, Array]:
-        names = {int(n.removeprefix("v.")): n for n in self.file.tensors if n.startswith("v.") and n[2:].isdigit()}
+        names = {int(n.removeprefix("v.")): n for n in self.file.tensors if n.startswith("v.") and n[2:].isdecimal()}
         return {group: self.file.read(names[group]) for group in sorted(names)}
 
     @property
     def own_projections(self) -> dict[int, Array]:
         """P that the file holds, by module number."""
-        return {int(n[2:]): self.file.read(n) for n in self.file.tensors if n.startswith("P.") and n[2:].isdigit()}
+        return {int(n[2:]): self.file.read(n) for n in self.file.tensors if n.startswith("P.") and n[2:].isdecimal()}
 
     @property
     def others(self) -> dict[str, Array]:

@@ -74,15 +74,19 @@ def in_peft_form(
         raise UnsupportedError(
             f"is of the kind {found}, not {kind}", where=path, hint=f"Say --from {found}, or nothing."
         )
+    if found in (PEFT, PACKED) and options is not None and options.needless:
+        raise UnsupportedError(
+            f"is {found}: {options.needless} is for other projects' adapters", where=path, hint="Leave it out."
+        )
     if found == PEFT:
         yield path, []
         return
     if found != PACKED and options is None:
         raise _another(path, found)
     with TemporaryDirectory(prefix="tinylora-") as temporary:
-        directory = Path(temporary) / path.stem
+        directory = Path(temporary) / (path.resolve().stem or "adapter")
         directory.mkdir()
-        yield directory, _put(path, base, directory, options if found != PACKED else None, progress)
+        yield directory, _put(path, base, directory, options, progress)
 
 
 def _put(
@@ -94,7 +98,7 @@ def _put(
 
     packed = packed_at(path)
     if packed is not None:
-        tensors, config = restore(packed, base, progress=progress)
+        tensors, config = restore(packed, base, device=options.device if options else "cpu", progress=progress)
         write_adapter(directory, tensors, config, {})
         return []
     adapter = import_foreign(path, base, options, progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ def import_foreign(
     vectors = _vectors(adapter, names, groups, model)
     tensors, notes = _factors(adapter, checkpoint, model, names, vectors, options, progress or NoProgress())
     tying, numbers = _tying(groups)
+    if any(not np.array_equal(vectors[n], vectors[m]) for n, m in _pairs(names, numbers)):
+        tying, numbers = 0.0, list(range(len(names)))  # rounded to the dtypes of several weights
     tensors |= {vector_key(number): vectors[name] for name, number in zip(names, numbers, strict=True)}
     targets = tuple(sorted(names)) if model is None else shortest_targets([model.modules[n] for n in names], model)
     settings = Settings(Targets(targets), rank=adapter.rank, proj_dim=adapter.proj_dim, weight_tying=tying)
@@ -176,6 +178,13 @@ def _factors(
             tensors[factor_key(name, part)] = np.ascontiguousarray(values)
         progress.advance(cost[name])
     return tensors, notes
+
+
+def _pairs(names: Sequence[str], numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Each module with the first of its group."""
+    first: dict[int, str] = {}
+    for name, number in zip(names, numbers, strict=True):
+        yield name, first.setdefault(number, name)
 
 
 def _tying(groups: Sequence[int]) -> tuple[float, list[int]]:

@@ -25,6 +25,12 @@ from .weights import as_matrix, read_weight
 #: 16-bit weights rounds away most of a small one.
 _FAR = 0.7
 
+#: By how many standard deviations of what is left over the next best signs have to fit worse.
+_SURE = 4.0
+
+#: Pairs whose signs are tried in all combinations.
+_MOST_PAIRS = 12
+
 Converted = tuple[Array, Array, Array]
 
 
@@ -77,7 +83,7 @@ class Projections:
         return rounded(P, dtype)
 
     def _supplied(self, name: str) -> Array:
-        keys = (name, f"{name}.P", factor_key(name, "P"), f"P.{self._place[name]}")
+        keys = (name, f"{name}.P", factor_key(name, "P"))
         if self._file is None or not (found := [key for key in keys if key in self._file.tensors]):
             raise MismatchError(
                 f"has no P of {name}",
@@ -156,14 +162,14 @@ class ComputedFactors:
 def _require_equal(own: Checkpoint, base: Checkpoint, module: Module) -> None:
     """Raise MismatchError where the weight that an adapter's checkpoint brings isn't the base's."""
     key = f"{module.name}.weight"
-    if key in own:
-        mine, theirs = own.shards[own.shard_of[key]].read(key), read_weight(base, module)
-        if mine.dtype.name not in DTYPE_OF or not np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)):
-            raise MismatchError(
-                f"{key} isn't the base's",
-                where=own.path,
-                hint="Name the base that the adapter was trained on, or leave --base out.",
-            )
+    mine, theirs = own.shards[own.shard_of[key]].read(key) if key in own else None, read_weight(base, module)
+    known = mine is not None and mine.dtype.name in DTYPE_OF
+    if mine is None or not known or not np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)):
+        raise MismatchError(
+            f"{key} isn't the base's",
+            where=own.path,
+            hint="Name the base that the adapter was trained on, or leave --base out.",
+        )
 
 
 def _signs_of(merged: Checkpoint, module: Module, stored: Array, triplets: Converted, R: Array) -> Array:
@@ -173,8 +179,15 @@ def _signs_of(merged: Checkpoint, module: Module, stored: Array, triplets: Conve
         raise MismatchError(f"has no tensor {key} like the base's", where=merged.path, hint="Name the merged model.")
     delta = merged.shards[merged.shard_of[key]].read(key).astype(np.float64) - stored.astype(np.float64)
     U, S, Vh = (part.astype(np.float64) for part in triplets)
-    observed = (U.T @ delta @ Vh.T) / np.where(S > 0.0, S, 1.0)[:, None]  # (r, r)
-    d, off = best_signs(observed, R)
+    if len(S) > _MOST_PAIRS:
+        raise UnsupportedError(f"{len(S)} pairs have too many signs to try; at most {_MOST_PAIRS}", where=merged.path)
+    d, off, sure = best_signs(U.T @ delta @ Vh.T, S[:, None] * R)
+    if off <= _FAR and sure < _SURE:
+        raise MismatchError(
+            f"{module.name}: two choices of signs fit what the merged checkpoint adds about as well",
+            where=merged.path,
+            hint="In 16 bits small updates are rounded away: a float32 merge tells more.",
+        )
     if off > _FAR:
         raise MismatchError(
             f"{module.name}: what the merged checkpoint adds to the base isn't the update, whatever the signs "

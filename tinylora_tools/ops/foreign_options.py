@@ -23,3 +23,9 @@ class ForeignOptions:
     stream: str = DEFAULT_STREAM
     module_order: tuple[str, ...] | None = None
     device: str = "cpu"
+
+    @property
+    def needless(self) -> str:
+        """The option that PEFT's and packed adapters have no use for, where one is given."""
+        given = {"--setting": self.settings, "--projection": self.projections, "--against": self.against}
+        return next((name for name, value in given.items() if value), "")

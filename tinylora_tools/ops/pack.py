@@ -17,24 +17,26 @@ from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
-from ..formats.packed import FORMAT, VERSION, Array, lean_config
-from ..formats.peft_adapter import PeftAdapter
-from ..formats.safetensors_file import write_file
+from ..formats.packed import FORMAT, VERSION, Array, as_packed, lean_config
+from ..formats.peft_adapter import PeftAdapter, factor_key
+from ..formats.safetensors_file import read_header, write_file
 from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
 from .pack_factors import RestoredFactors, corrections_of, off_base, restore_module
-from .packing import canonical_of, digest_of, modules_of, short, weights_mark
-from .peft_files import require_drawable
+from .packing import canonical_of, digest_of, drawn_projection, modules_of, short, weights_mark
+from .peft_files import stored_tensors
 from .progress import NoProgress, Progress
-from .projections import projections
+from .projections import KNOWN_STREAMS, projections
 from .staging import staged_file
+from .unpack import rebuilt
 from .updates import check_adapter, projected_vectors
 
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """All that `tinylora convert --to packed` says; `error` is the largest relative error of a module's update."""
+    """All that `tinylora convert --to packed` says; `error` is the largest relative error of a module's update,
+    `identical` whether every tensor comes back bit for bit."""
 
     output: str
     to: str
@@ -45,6 +47,7 @@ class PackReport:
     bytes_written: int
     bytes_read: int
     error: float
+    identical: bool
     corrections: int
     factor_entries: int
     seconds: float
@@ -95,9 +98,12 @@ def pack(
     adapter, numbering = loaded.adapter, loaded.numbering
     if adapter.config is None:
         raise UndeterminedError("no adapter_config.json beside the adapter", where=path, hint="Put it beside the file.")
-    R = projected_vectors(loaded)
+    if not adapter.has_projections and any(parts.P is not None for parts in adapter.modules.values()):
+        raise UnsupportedError("holds P of some modules only", where=path, hint="Save the adapter again with PEFT.")
     if numbering.index is None or numbering.group is None:
         raise numbering.doubts[0]
+    stored_v = {group: _vector(adapter.file.read(info.name), v_dtype, path) for group, info in adapter.vectors.items()}
+    R, stored_r = projected_vectors(loaded), projected_vectors(loaded, vectors=stored_v)
     names = sorted(adapter.modules, key=numbering.index.__getitem__)
     modules, told = _modules(checkpoint, adapter, names)
     dtypes = {m.name: _training_dtype(adapter, m.name) for m in modules}
@@ -113,8 +119,9 @@ def pack(
     canonical = canonical_of(checkpoint, modules, rank, dtypes, where, progress or NoProgress(), check)
     factors = RestoredFactors()
     for module in modules:
-        restore_module(adapter, module, canonical[module.name], R[module.name], factors, exact=exact)
-    drawn, own, metadata = _projections(loaded, names)
+        both = R[module.name], stored_r[module.name]
+        restore_module(adapter, module, canonical[module.name], both, factors, exact=exact)
+    drawn, own, metadata = _projections(loaded, names, dtypes)
     metadata |= {
         "format": FORMAT,
         "version": VERSION,
@@ -127,6 +134,8 @@ def pack(
         "dtypes": _said_once([dtypes[name] for name in names]),
         "error": f"{factors.error:.1e}",
     }
+    if adapter.has_projections != adapter.config.save_projection:
+        metadata["holds_P"] = json.dumps(adapter.has_projections)
     if not told:
         metadata["modules"] = json.dumps(names, separators=(",", ":"))
     stored = _said_once([FLOAT_NAMES[adapter.modules[name].A.dtype] for name in names])
@@ -135,7 +144,7 @@ def pack(
     groups = [numbering.group[name] for name in names]
     if groups != [group_of(i, len(names), adapter.config.weight_tying) for i in range(len(names))]:
         metadata["groups"] = json.dumps(groups, separators=(",", ":"))
-    vectors = {f"v.{g}": _vector(adapter.file.read(info.name), v_dtype) for g, info in adapter.vectors.items()}
+    vectors = {f"v.{group}": v for group, v in stored_v.items()}
     corrections = corrections_of(factors, dtypes.values())
     others = {
         replacement.tensor.name: adapter.file.read(replacement.tensor.name) for replacement in adapter.replaced.values()
@@ -143,6 +152,8 @@ def pack(
     tensors = {**vectors, **corrections, **{f"P.{names.index(n)}": P for n, P in own.items()}, **others}
     with staged_file(output, force=force) as partial:
         write_file(partial, tensors, metadata)
+        back = rebuilt(as_packed(read_header(partial)), modules, canonical)
+        identical = _compare(adapter, back, exact=exact, rounded=v_dtype != "auto")
         written = partial.stat().st_size
     count = sum(len(part) for part in factors.index)
     return PackReport(
@@ -155,11 +166,39 @@ def pack(
         bytes_written=written,
         bytes_read=adapter.file.path.stat().st_size,
         error=factors.error,
+        identical=identical,
         corrections=count,
         factor_entries=factors.entries,
         seconds=time.perf_counter() - started,
         warnings=_moved([name for name in names if name in moved]),
     )
+
+
+def _compare(adapter: PeftAdapter, back: Mapping[str, Array], *, exact: bool, rounded: bool) -> bool:
+    """Whether what the file gives back is the adapter, bit for bit.
+
+    Raises
+    ------
+    UnsupportedError
+        If a tensor would be lost or come back otherwise than it may: A and B within the error that was measured, or,
+        with `exact`, as they are; v as it is, unless it is `rounded` on purpose; everything else as it is.
+    """
+    before = stored_tensors(adapter)
+    may_differ = {factor_key(module, part) for module in adapter.modules for part in "AB"} if not exact else set()
+    may_differ |= {info.name for info in adapter.vectors.values()} if rounded else set()
+    identical = True
+    for key in sorted(before.keys() | back.keys()):
+        one, other = before.get(key), back.get(key)
+        same = one is not None and other is not None and (one.dtype, one.shape) == (other.dtype, other.shape)
+        bits = one is not None and other is not None and one.tobytes() == other.tobytes()
+        if not same or not (bits or key in may_differ):
+            raise UnsupportedError(
+                f"{key} wouldn't come back as it is: this form can't hold the adapter",
+                where=adapter.file.path,
+                hint="Write it anew first, with one dtype: `tinylora convert --to peft --adapter-dtype float32`.",
+            )
+        identical = identical and bits
+    return identical
 
 
 def _moved(modules: Sequence[str]) -> list[str]:
@@ -189,27 +228,24 @@ def _training_dtype(adapter: PeftAdapter, name: str) -> str:
     return training_dtype(adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
 
 
-def _projections(loaded: LoadedAdapter, names: list[str]) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:
+def _projections(
+    loaded: LoadedAdapter, names: list[str], dtypes: Mapping[str, str]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, str]]:
     """P of each module; those that the file has to hold; and what the metadata say of the rest."""
-    drawn = projections(loaded.adapter, loaded.numbering.index)
-    if not loaded.adapter.has_projections:
-        return drawn, {}, {}
-    try:
-        stream = require_drawable(loaded)
-        return drawn, {}, {} if stream == DEFAULT_STREAM else {"stream": stream}
-    except UnsupportedError:
-        pass
-    own: dict[str, Array] = {}
-    seen: set[bytes] = set()
-    for name in names:  # one that several modules share is stored once, with the first of them
-        if drawn[name].tobytes() not in seen:
-            seen.add(drawn[name].tobytes())
-            own[name] = drawn[name]
-    return drawn, own, {"P_of": json.dumps([_first_with(own, drawn[name], names) for name in names])}
-
-
-def _first_with(own: Mapping[str, Array], P: Array, names: list[str]) -> int:
-    return next(names.index(name) for name, other in own.items() if other.tobytes() == P.tobytes())
+    adapter, index = loaded.adapter, loaded.numbering.index or {}
+    stored = projections(adapter, index)
+    first = adapter.config.projection_seed if adapter.config else 0
+    for stream in KNOWN_STREAMS:
+        drawn = (
+            drawn_projection(first + index[n], stored[n].shape[0], stored[n].shape[1], dtypes[n], stream) for n in names
+        )
+        if all(P.tobytes() == stored[name].tobytes() for name, P in zip(names, drawn, strict=True)):
+            return stored, {}, {} if stream == DEFAULT_STREAM else {"stream": stream}
+    own: dict[bytes, int] = {}  # one that several modules share is stored once, with the first of them
+    for number, name in enumerate(names):
+        own.setdefault(stored[name].tobytes(), number)
+    places = [own[stored[name].tobytes()] for name in names]
+    return stored, {names[number]: stored[names[number]] for number in own.values()}, {"P_of": json.dumps(places)}
 
 
 def _said_once(values: Sequence[str]) -> str:
@@ -217,11 +253,15 @@ def _said_once(values: Sequence[str]) -> str:
     return values[0] if len(set(values)) == 1 else json.dumps(list(values), separators=(",", ":"))
 
 
-def _vector(v: Array, v_dtype: str) -> Array:
+def _vector(v: Array, v_dtype: str, where: Path) -> Array:
     if v_dtype == "auto":
         narrow = v.astype(ml_dtypes.bfloat16)
         return narrow if np.array_equal(narrow.astype(v.dtype), v) else v
-    return v.astype(float_dtype(v_dtype))
+    with np.errstate(over="ignore"):
+        narrow = v.astype(float_dtype(v_dtype))
+    if not np.all(np.isfinite(narrow.astype(np.float64))):
+        raise MismatchError(f"v overflows {v_dtype}", where=where, hint="Leave --v-dtype out.")
+    return narrow
 
 
 def _tell_size(adapter: PeftAdapter, dtypes: Mapping[str, str], tell: Callable[[str], None]) -> None:

@@ -58,23 +58,32 @@ def off_base(base: Checkpoint, adapter: PeftAdapter, module: Module, stored: Arr
 
 
 def restore_module(
-    adapter: PeftAdapter, module: Module, canonical: Canonical, R: Array, factors: RestoredFactors, *, exact: bool
+    adapter: PeftAdapter,
+    module: Module,
+    canonical: Canonical,
+    R: tuple[Array, Array],
+    factors: RestoredFactors,
+    *,
+    exact: bool,
 ) -> None:
-    """Restore one module in memory, measure it, and correct it where that is needed."""
+    """Restore one module in memory, measure it, and correct it where that is needed.
+
+    R (r, r) is the adapter's and what is made of v as it is stored; what the latter is off, no correction mends.
+    """
     parts = adapter.modules[module.name]
     A, B = (adapter.file.read(info.name).astype(np.float32) for info in (parts.A, parts.B))
     alike = np.einsum("ij,ij->j", canonical.B, B) + np.einsum("ij,ij->i", canonical.A, A)  # (r,)
     flipped = np.asarray(alike < 0.0)
     mine = canonical.signed(flipped)
-    error = update_distance((A, B), (mine.A, mine.B), R)
+    error = update_distance((A, B, R[0]), (mine.A, mine.B, R[1]))
     restored = np.concatenate([mine.A.ravel(), mine.B.ravel()])
     wanted = np.concatenate([A.ravel(), B.ravel()])
     fix = np.concatenate([mine.unsure_a.ravel(), mine.unsure_b.ravel()])
-    if exact or error > MOST_ERROR:
+    if exact or not error <= MOST_ERROR:
         # bits, not values: the sign of a zero is part of an identical file
         fix = fix | (restored.view(np.uint32) != wanted.view(np.uint32))
         restored = np.where(fix, wanted, restored)
-        error = 0.0
+        error = update_distance((A, B, R[0]), (A, B, R[1]))
     places = np.flatnonzero(fix)
     factors.index.append(places + factors.entries)
     factors.value.append(restored[places])

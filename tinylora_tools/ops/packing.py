@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .. import architecture as architectures
+from ..core import projection
 from ..core.canonical import Canonical, canonical_factors
 from ..errors import FormatError, MismatchError, TinyLoraError
 from ..formats.checkpoint import Checkpoint
@@ -126,6 +127,12 @@ def canonical_of(
         progress.at(module.name)
         progress.advance(module.tensor.nbytes)
     return found
+
+
+def drawn_projection(seed: int, u: int, r: int, dtype: str, stream: str) -> Array:
+    """The P (u, r, r) that a seed draws, rounded as training in `dtype` rounds it."""
+    P = projection.draw(seed, u, r, stream=stream)
+    return projection.round_to(P, dtype) if dtype in ("bfloat16", "float16") else P
 
 
 def digest_of(arrays: Iterable[Array]) -> str:

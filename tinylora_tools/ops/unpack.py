@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..formats.peft_adapter import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
 from ..sources import locate_base
 from .model_modules import Module
-from .packing import canonical_of, digest_of, long, modules_of, weights_mark
+from .packing import canonical_of, digest_of, drawn_projection, long, modules_of, weights_mark
 from .progress import NoProgress, Progress
 
 
@@ -56,6 +56,13 @@ def restore(
         )
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
     canonical = canonical_of(checkpoint, modules, config["r"], dtype_of, where, progress or NoProgress())
+    return rebuilt(packed, modules, canonical), config
+
+
+def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, Array]:
+    """The tensors of a packed adapter, from the canonical factors of its modules; raises as `restore`."""
+    config = packed.config
+    dtypes = _one_each(packed, "dtypes", len(modules))
     A, B = _factors(packed, modules, canonical)
     P = _projections(packed, modules, dtypes, config)
     for name, arrays in (("A", A), ("B", B), ("P", P)):
@@ -71,7 +78,7 @@ def restore(
         dtype = float_dtype(stored[number])
         tensors[factor_key(module.name, "A")] = A[number].astype(dtype)
         tensors[factor_key(module.name, "B")] = B[number].astype(dtype)
-        if config["save_projection"]:
+        if packed.holds_projections:
             tensors[factor_key(module.name, "P")] = P[number].astype(dtype)
     groups = packed.numbers("groups") or [
         group_of(i, len(modules), config["weight_tying"]) for i in range(len(modules))
@@ -81,7 +88,7 @@ def restore(
         raise FormatError("lacks the vector of a group", where=packed.path, hint="Pack the adapter again.")
     wide = float_dtype(_one_each(packed, "v", 1)[0])
     tensors |= {vector_key(g): v.astype(wide) for g, v in vectors.items()}
-    return tensors | packed.others, config
+    return tensors | packed.others
 
 
 def _one_each(packed: Packed, name: str, count: int) -> list[str]:
@@ -97,7 +104,7 @@ def _one_each(packed: Packed, name: str, count: int) -> list[str]:
 
 
 def _factors(
-    packed: Packed, modules: list[Module], canonical: Mapping[str, Canonical]
+    packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]
 ) -> tuple[list[Array], list[Array]]:
     """Canonical factors with the packed signs and corrections."""
     ranks = [len(canonical[m.name].A) for m in modules]
@@ -114,7 +121,8 @@ def _factors(
     if VALUE in packed.file.tensors:
         value = packed.file.read(VALUE).astype(np.float32)
         index = packed.file.read(INDEX) if INDEX in packed.file.tensors else np.arange(len(entries))
-        if index.shape != value.shape or (len(index) and int(index.max()) >= len(entries)):
+        fits = index.dtype.kind in "ui" and index.shape == value.shape
+        if not fits or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(entries)):
             raise FormatError("its corrections don't fit the base", where=packed.path, hint="Pack the adapter again.")
         entries[index] = value
     ends = np.cumsum([part.size for part in flat])[:-1]
@@ -122,16 +130,17 @@ def _factors(
     return parts[0::2], parts[1::2]
 
 
-def _projections(packed: Packed, modules: list[Module], dtypes: list[str], config: Mapping[str, Any]) -> list[Array]:
+def _projections(
+    packed: Packed, modules: Sequence[Module], dtypes: list[str], config: Mapping[str, Any]
+) -> list[Array]:
     places = packed.numbers("P_of")
     if places is not None:
         own = packed.own_projections
         if len(places) != len(modules) or not set(places) <= own.keys():
             raise FormatError("lacks a P", where=packed.path, hint="Pack the adapter again.")
         return [own[place] for place in places]
-    stream, found = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), []
-    for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True)):
-        r = module.rank(config["r"])
-        P = projection.draw(config["projection_seed"] + number, config["u"], r, stream=stream)
-        found.append(projection.round_to(P, dtype) if dtype in ("bfloat16", "float16") else P)
-    return found
+    stream, seed = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), config["projection_seed"]
+    return [
+        drawn_projection(seed + number, config["u"], module.rank(config["r"]), dtype, stream)
+        for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True))
+    ]

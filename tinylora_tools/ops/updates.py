@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,13 @@ def check_adapter(loaded: LoadedAdapter) -> None:
 
 
 def projected_vectors(
-    loaded: LoadedAdapter, scale: float = 1.0, *, stream: str = projection.DEFAULT_STREAM
+    loaded: LoadedAdapter,
+    scale: float = 1.0,
+    *,
+    stream: str = projection.DEFAULT_STREAM,
+    vectors: Mapping[int, Array] | None = None,
 ) -> dict[str, Array]:
-    """scale R of every module, (r, r) in float64.
+    """scale R of every module, (r, r) in float64; with `vectors`, by group, instead of the adapter's.
 
     Raises
     ------
@@ -50,7 +55,8 @@ def projected_vectors(
     if numbering.group is None or (numbering.index is None and not adapter.has_projections):
         raise numbering.doubts[0]
     drawn = projections(adapter, numbering.index, stream=stream)
-    vectors = {group: adapter.file.read(info.name) for group, info in adapter.vectors.items()}
+    if vectors is None:
+        vectors = {group: adapter.file.read(info.name) for group, info in adapter.vectors.items()}
     return {m: projected(vectors[numbering.group[m]], drawn[m]) * scale for m in adapter.modules}
 
 

@@ -41,7 +41,7 @@ class Cho104(ForeignAdapter):
     def __init__(self, path: Path, content: Mapping[str, Any], settings: Settings) -> None:
         v = content["v"]
         # the project saves every parameter with a v in its name, v_proj's weights among them
-        own = {"": v} if is_tensor(v) else {n.removesuffix(".v"): t for n, t in v.items() if n.endswith(".v")}
+        own = {"": v} if is_tensor(v) else {n[:-2]: t for n, t in v.items() if str(n).endswith(".v")}
         vectors = [vector_of(tensor, name or "v", path) for name, tensor in own.items()]
         self._own = {name: i for i, name in enumerate(own)}
         self._constraint = settings.text(

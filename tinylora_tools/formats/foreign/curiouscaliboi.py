@@ -44,7 +44,11 @@ class CuriousCaliBoi(ForeignAdapter):
             raise FormatError(f"bank.v is {bank.shape}, expected (groups, u)", where=path)
         self._place = {str(m["name"]): i for i, m in enumerate(self._modules)}
         self.names = tuple(self._place)
+        if len(self._place) != len(self._modules):
+            raise FormatError("names a module twice", where=path.parent / CONFIG_NAME)
         P = self._tensor("projection", self.names[0])
+        if any(self._tensor("projection", name).dtype != P.dtype for name in self.names):
+            raise FormatError("its projections are of several dtypes", where=path)
         super().__init__(path, P.shape[-1], bank.shape[1], [v.astype(P.dtype).astype(np.float32) for v in bank])
         self.notes.append("its factors are of a randomised decomposition: near the weight's, so merging may warn of it")
 

@@ -97,7 +97,8 @@ def make(directory: Path, name: str, *, r: int = 2, u: int = 13, shard_bytes: in
         shards.add(tensor, values)
     shards.finish()
     rng = np.random.default_rng(1)
-    factors["base_model.tinylora_v.0"] = (rng.standard_normal(u) * 0.05).astype(np.float32)
+    v = rng.standard_normal(u) * 0.05
+    factors["base_model.tinylora_v.0"] = v.astype(ml_dtypes.bfloat16).astype(np.float32)
     save_file(factors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = {
         "peft_type": "TINYLORA",

@@ -2,7 +2,7 @@
 
     python benchmarks/packed.py [--models 0.5b 7b] [--peft] [--directory DIR]
 
-The models are synthetic, of Qwen2.5's shapes, in bfloat16; their adapters' factors come from another method than this
+The models are synthetic, of Qwen2.5's shapes, in bfloat16, v holds bfloat16 values; the adapters' factors come from another method than this
 tool's, in float32, as PEFT's do. --peft adds one layer of the 7B's shapes with factors that the installed PEFT made, by
 its full decomposition, packed with and without --exact. Each row is packed and restored in processes of their own.
 """
@@ -39,7 +39,7 @@ def run(*arguments: object) -> tuple[dict[str, Any], float, float]:
 def row(name: str, base: Path, adapter: Path, directory: Path, *options: str) -> None:
     packed, restored = directory / "packed.safetensors", directory / "restored"
     arguments = ("convert", adapter, "-o", packed, "--to", "packed", "--base", base, "-f", *options)
-    report, took, peak = run(*arguments, "--v-dtype", "bfloat16")
+    report, took, peak = run(*arguments)
     _, back, _ = run("convert", packed, "-o", restored, "--to", "peft", "--base", base, "-f")
     share = report["corrections"] / report["factor_entries"]
     cells = [
@@ -77,7 +77,7 @@ def one_peft_layer(directory: Path) -> tuple[Path, Path]:
     wrapped = peft.get_peft_model(model, config)
     for name, parameter in wrapped.named_parameters():
         if "tinylora_v" in name:
-            parameter.data.normal_(std=0.05)
+            parameter.data = parameter.data.normal_(std=0.05).bfloat16().float()
     wrapped.peft_config["default"].base_model_name_or_path = str(base)
     wrapped.save_pretrained(adapter)
     return base, adapter

@@ -180,6 +180,10 @@ def test_rounding_of_v_is_measured(tmp_path: Path) -> None:
     report = pack(case.adapter, case.base, tmp_path / "q.safetensors", exact=True, v_dtype="bfloat16")
     assert (exactly.identical, exactly.error) == (True, 0.0)
     assert not report.identical
+    other = fixture("peft021-13-numbers")
+    rounded = pack(other.adapter, other.base, tmp_path / "s.safetensors", v_dtype="bfloat16")
+    assert rounded.error > MOST_ERROR
+    assert rounded.corrections == 0  # which wouldn't mend v
     assert 1e-4 < report.error < 1e-2
     assert float(read_header(tmp_path / "q.safetensors").metadata["error"]) == pytest.approx(report.error, rel=0.1)
     tensors, _ = restored(tmp_path / "q.safetensors", case.base)

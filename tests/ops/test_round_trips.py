@@ -157,7 +157,10 @@ def foreign_and_its_updates(shape: Shape, dialect: str) -> None:
         for i, name in enumerate(names):
             group = group_of(i, len(names), adapter.config["weight_tying"])
             found = update_of(adapter.tensors, name, adapter.tensors[f"base_model.tinylora_v.{group}"])
-            assert np.linalg.norm(found - updates[name]) <= 2e-6 * np.linalg.norm(updates[name]), name
+            v = adapter.tensors[f"base_model.tinylora_v.{group}"]
+            # the terms of sum v_i P_i may cancel, and each P_i is rounded to float32
+            terms = update_of({key: abs(values) for key, values in adapter.tensors.items()}, name, abs(v))
+            assert np.linalg.norm(found - updates[name]) <= 3e-7 * np.linalg.norm(terms), name
 
 
 few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

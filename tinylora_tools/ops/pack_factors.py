@@ -75,15 +75,16 @@ def restore_module(
     alike = np.einsum("ij,ij->j", canonical.B, B) + np.einsum("ij,ij->i", canonical.A, A)  # (r,)
     flipped = np.asarray(alike < 0.0)
     mine = canonical.signed(flipped)
-    error = update_distance((A, B, R[0]), (mine.A, mine.B, R[1]))
+    off = update_distance((A, B, R[1]), (mine.A, mine.B, R[1]))
     restored = np.concatenate([mine.A.ravel(), mine.B.ravel()])
     wanted = np.concatenate([A.ravel(), B.ravel()])
     fix = np.concatenate([mine.unsure_a.ravel(), mine.unsure_b.ravel()])
-    if exact or not error <= MOST_ERROR:
+    corrected = exact or not off <= MOST_ERROR
+    if corrected:
         # bits, not values: the sign of a zero is part of an identical file
         fix = fix | (restored.view(np.uint32) != wanted.view(np.uint32))
         restored = np.where(fix, wanted, restored)
-        error = update_distance((A, B, R[0]), (A, B, R[1]))
+    error = update_distance((A, B, R[0]), (A, B, R[1]) if corrected else (mine.A, mine.B, R[1]))
     places = np.flatnonzero(fix)
     factors.index.append(places + factors.entries)
     factors.value.append(restored[places])

@@ -2,9 +2,10 @@
 
     python benchmarks/packed.py [--models 0.5b 7b] [--peft] [--directory DIR]
 
-The models are synthetic, of Qwen2.5's shapes, in bfloat16, v holds bfloat16 values; the adapters' factors come from another method than this
-tool's, in float32, as PEFT's do. --peft adds one layer of the 7B's shapes with factors that the installed PEFT made, by
-its full decomposition, packed with and without --exact. Each row is packed and restored in processes of their own.
+The models are synthetic, of Qwen2.5's shapes, in bfloat16, and v holds bfloat16 values; the adapters' factors come from
+another method than this tool's, in float32, as PEFT's do. --peft adds one layer of the 7B's shapes with factors that
+the installed PEFT made, by its full decomposition, packed with and without --exact. Each row is packed and restored in
+processes of their own.
 """
 
 from __future__ import annotations

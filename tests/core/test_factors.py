@@ -10,7 +10,7 @@ from peft import TinyLoraConfig, get_peft_model
 from torch import Tensor
 
 from tinylora_tools.core import krylov, wide_weight
-from tinylora_tools.core.factors import Factors, match_signs, peft_factors, top_triplets
+from tinylora_tools.core.factors import Factors, match_signs, peft_factors, rounded_as_peft, top_triplets
 from tinylora_tools.errors import FormatError
 
 
@@ -224,11 +224,13 @@ def test_peft_factors_are_peft_s_where_gaps_are_wide(shape: tuple[int, int]) -> 
     found = top_triplets(W, 4)
     assert min(found.certificate.gaps) > 0.05
     found = match_signs(found, A, B)
-    for mine, theirs in zip(peft_factors(found, W.dtype), (A, B), strict=True):
+    for mine, theirs in zip(rounded_as_peft(found, W.dtype), (A, B), strict=True):
         assert mine.dtype == theirs.dtype == torch.float32
         apart = units_apart(mine, theirs)
         assert int(apart.max()) <= 1
         assert float((apart > 0).float().mean()) <= 0.005
+    for mine, theirs in zip(peft_factors(W, 4), (A, B), strict=True):  # signs aside, which are a convention
+        assert int(units_apart(mine.abs(), theirs.abs()).max()) <= 1
 
 
 def test_where_gaps_are_narrow_the_noise_is_peft_s() -> None:
@@ -247,5 +249,5 @@ def test_where_gaps_are_narrow_the_noise_is_peft_s() -> None:
 
     assert off(found.Vh) <= max(off(theirs), 2e-7)
     assert off(found.Vh) <= 1e-6 / gap
-    mine, _ = peft_factors(match_signs(found, A, factors_of_peft(W, 2)[1]), W.dtype)
+    mine, _ = rounded_as_peft(match_signs(found, A, factors_of_peft(W, 2)[1]), W.dtype)
     assert float(torch.linalg.vector_norm(mine - A) / torch.linalg.vector_norm(A)) <= 2**-8 + 1e-5 / gap

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .factors import Factors, peft_factors, top_triplets
+from .factors import Factors, rounded_as_peft, top_triplets
 from .lowrank import Array
 from .torch_arrays import array_of
 
@@ -46,7 +46,7 @@ def canonical_factors(W: Tensor, r: int) -> Canonical:
     """
     found = top_triplets(W, r, precision="float64")
     dtype = torch.float32 if W.dtype == torch.float64 else W.dtype
-    A, B = peft_factors(found, dtype)
+    A, B = rounded_as_peft(found, dtype)
     row, column, value = _unsure(found, dtype)
     unsure_b = row | value  # (out, r)
     unsure_a = column | value[:, None]  # (r, in)

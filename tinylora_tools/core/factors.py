@@ -203,7 +203,12 @@ def _certify(singular: Tensor, residuals: Tensor, noise: float, method: Method, 
     return Certificate(tuple(relative), tuple(gaps), tuple(undetermined), method, passes)
 
 
-def peft_factors(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def peft_factors(W: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """A (r, in) and B (out, r) in float32 as PEFT makes them of W (out, in), with `top_triplets`' signs and errors."""
+    return rounded_as_peft(top_triplets(W, r), W.dtype)
+
+
+def rounded_as_peft(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) in float32 with the values that PEFT gives them for a weight of `dtype`.
 
     U, S and Vh are rounded to the weight's dtype before the square root and the products, each of which rounds again;

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .factors import Factors, match_signs, peft_factors, top_triplets
+from .factors import Factors, match_signs, rounded_as_peft, top_triplets
 from .lowrank import Array
 from .torch_arrays import array_of, tensor_of
 
@@ -56,7 +56,7 @@ def recompute(W: Tensor, A: Array, B: Array, dtype: str) -> Recomputed:
     stored = tensor_of(A).to(W.device), tensor_of(B).to(W.device)
     factors = match_signs(top_triplets(W, len(A)), *stored)
     mine_a, mine_b = (
-        array_of(part) for part in peft_factors(factors, torch.float32 if dtype == "float32" else W.dtype)
+        array_of(part) for part in rounded_as_peft(factors, torch.float32 if dtype == "float32" else W.dtype)
     )
     separations = _separations(factors)
     difference, same_entries, entries = 0.0, 0, 0

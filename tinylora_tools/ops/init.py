@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core import projection
-from ..core.factors import peft_factors, top_triplets
+from ..core.factors import rounded_as_peft, top_triplets
 from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, TinyLoraError
 from ..formats.checkpoint import read_checkpoint
@@ -132,7 +132,7 @@ def factors_of(
             found = top_triplets(W, plan.settings.rank)
         except TinyLoraError as error:
             raise FormatError(f"{module.name}: {error.what}", where=plan.base.path, hint=error.hint) from None
-        A, B = peft_factors(found, W.dtype)
+        A, B = rounded_as_peft(found, W.dtype)
         return array_of(A), array_of(B), bool(found.certificate.undetermined)
 
     factors, undetermined = {}, set()

@@ -123,14 +123,11 @@ def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
         return
     if output.is_dir() and not any(output.iterdir()):
         return
+    if not output.is_dir() or output.is_symlink() or not _is_model(output):
+        what = "exists already and is no model's directory" + (", so --force doesn't replace it" if force else "")
+        raise OutputError(what, where=output, hint="Name another output, or remove it yourself.")
     if not force:
         raise OutputError("exists already", where=output, hint="Name another output, or replace it with --force.")
-    if not output.is_dir() or output.is_symlink() or not _is_model(output):
-        raise OutputError(
-            "exists and is no model's directory, so --force doesn't replace it",
-            where=output,
-            hint="Name another output, or remove it yourself.",
-        )
 
 
 def _is_model(directory: Path) -> bool:

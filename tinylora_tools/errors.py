@@ -9,8 +9,8 @@
     ├── UnsupportedError   understood, and refused by name (a quantized base, a tie that can't be undone)
     └── OutputError        the result has no place to go (it exists, the disk is full)
 
-The command line turns these, and only these, into a message and exit code 1. Anything else is a bug and keeps its
-traceback.
+The command line turns these, and what the operating system says of a file (OSError), into a message and exit code 1.
+Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations

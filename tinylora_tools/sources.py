@@ -6,6 +6,7 @@ HF_TOKEN, HF_HUB_OFFLINE) work as everywhere.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import FormatError, TinyLoraError
@@ -28,7 +29,7 @@ def locate(source: str) -> Path:
     """
     if source.startswith(HUB_PREFIX):
         return _download(source.removeprefix(HUB_PREFIX))
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if not path.exists():
         hint = "Check the spelling."
         if source.count("/") == 1 and not source.startswith((".", "~", "/")):
@@ -40,15 +41,28 @@ def locate(source: str) -> Path:
 def locate_base(name: str, revision: str | None, beside: Path) -> Path | None:
     """The base that an adapter's configuration names, where it is at hand: a directory (relative to the current one or
     to the adapter's, `beside`), or a repository that the Hub cache already holds. Nothing is downloaded."""
-    for path in (Path(name).expanduser(), beside / name):
-        if path.is_dir():
-            return path
+    for path in (_expanded(name), beside / name):
+        with suppress(OSError):  # of another machine or person, it may lie where one may not look, or can't be a name
+            if path.is_dir():
+                return path
     if name.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:  # a path that isn't here, such as ./base
+        return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def _expanded(source: str) -> Path:
+    """A path with its ~; that of nobody who is known here is a name as others."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        return Path(source)
 
 
 def _download(repository: str) -> Path:

@@ -459,3 +459,52 @@ def test_the_lost_seed_is_named(tinylora: Run, tmp_path: Path) -> None:
     result = tinylora("merge", case.adapter, "--base", case.base, "-o", tmp_path / "o")
     assert (result.code, "PEFT 0.19.1 drew P from a seed" in result.err) == (1, True)
     assert "save_projection=True" in result.err
+
+
+@pytest.mark.parametrize(
+    "denied", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "base/model.safetensors"]
+)
+def test_files_that_may_not_be_read(
+    copied: Copied, tinylora: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, denied: str
+) -> None:
+    """Root may read everything, so the system's answer is made up."""
+    adapter, base = copied("peft020-tiny")
+    path, real = adapter.parent / denied, Path.open
+
+    def deny(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", deny)
+    for arguments in (("merge", adapter, "--base", base, "-o", tmp_path / "o"), ("inspect", path.parent)):
+        result = tinylora(*arguments)
+        assert (result.code, f"{path}: can't be used (Permission denied)" in result.err) == (1, True), result
+
+
+def test_a_pickle_that_may_not_be_read(tinylora: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("torch.load", deny)
+    result = tinylora("inspect", fixture("peft021-pickled").adapter)
+    assert (result.code, "adapter_model.bin: can't be used (Permission denied)" in result.err) == (1, True), result
+
+
+def test_paths_that_no_file_can_have(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft020-tiny")
+    long = "x" * 300
+    for arguments in (("inspect", long), ("merge", long, "-o", "o"), ("merge", adapter, "--base", long, "-o", "o")):
+        result = tinylora(*arguments)
+        assert (result.code, f"{long}: can't be used (File name too long)" in result.err) == (1, True), result
+    result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "o", "--module-order", base)
+    assert (result.code, f"{base}: can't be used (Is a directory)" in result.err) == (1, True), result
+    assert "no such file or directory" in tinylora("inspect", "~nobody-here/adapter").err
+    for name in (
+        long,
+        "~nobody-here/base",
+        "./base",
+    ):  # what another machine calls its base is no fault of the adapter's
+        edit_json(adapter / "adapter_config.json", base_model_name_or_path=name)
+        assert tinylora("inspect", adapter).code == 0
+        assert "isn't at hand" in tinylora("merge", adapter, "-o", tmp_path / "o").err

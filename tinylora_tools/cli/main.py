@@ -60,19 +60,15 @@ def group() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0, 1 for a TinyLoraError, 2 for wrong usage, 130 for an interrupt."""
+    """Run the command line. Exit codes: 0, 1 for a TinyLoraError or an OSError, 2 for wrong usage, 130 for an
+    interrupt."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = group(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)
     except TinyLoraError as error:
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(printable(str(error)), err=True)
-        if error.hint:
-            click.secho("  next: ", bold=True, nl=False, err=True)
-            click.echo(printable(error.hint), err=True)
-        sys.exit(1)
+        _fail(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -84,6 +80,29 @@ def main() -> NoReturn:
         # The reader has gone (`tinylora inspect ... | head`): so has the need for the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        _fail(_explained(error))
+
+
+def _fail(error: TinyLoraError) -> NoReturn:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(printable(str(error)), err=True)
+    if error.hint:
+        click.secho("  next: ", bold=True, nl=False, err=True)
+        click.echo(printable(error.hint), err=True)
+    sys.exit(1)
+
+
+def _explained(error: OSError) -> TinyLoraError:
+    """What the operating system says, of a file where it names one."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return TinyLoraError(f"reading or writing failed ({reason})", hint="Check the disk and its free space.")
+    return TinyLoraError(
+        f"can't be used ({reason})",
+        where=os.fsdecode(error.filename),
+        hint="Check that the path is right and that you have access to it.",
+    )
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -65,7 +65,7 @@ def load_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # written before PyTorch 1.6: no zip archive, so nothing to map
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # torch raises whatever the bytes make it raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

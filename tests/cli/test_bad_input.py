@@ -19,6 +19,9 @@ import pytest
 from fixture_data import FIXTURES, fixture
 from safetensors.numpy import load_file, save_file
 
+from tinylora_tools.errors import OutputError
+from tinylora_tools.ops.staging import check_output
+
 Run = Callable[..., Any]
 Copied = Callable[[str], tuple[Path, Path]]
 
@@ -269,6 +272,81 @@ def test_outputs_that_may_not_be_written(copied: Copied, tinylora: Run, tmp_path
     result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "notes", "--force")
     assert (result.code, "no model's directory" in result.err) == (1, True)
     assert {k: v for k, v in snapshot(tmp_path).items() if not k.startswith(("file", "notes"))} == before
+
+
+def test_force_never_replaces_an_input(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    """Neither one whose place a temporary directory takes, nor one that is named by a file in it, nor the base."""
+    adapter, base = copied("peft021-13-numbers")
+    (tmp_path / "in" / "packed").mkdir()
+    packed, weights = tmp_path / "in" / "packed" / "adapter.safetensors", adapter / "adapter_model.safetensors"
+    assert tinylora("convert", adapter, "-o", packed, "--to", "packed", "--base", base).code == 0
+    before = snapshot(tmp_path)
+    for arguments, output, relation in (
+        (("merge", packed), packed.parent, "holds the input"),
+        (("convert", packed, "--to", "peft"), packed.parent, "holds the input"),
+        (("convert", packed, "--to", "lora"), base, "is the input"),
+        (("convert", adapter, "--to", "peft"), base, "is the input"),
+        (("convert", adapter, "--to", "packed"), weights, "lies inside the input"),
+        (("convert", packed, "--to", "packed"), packed, "is the input"),
+        (("merge", weights), adapter, "is the input"),
+        (("merge", weights), adapter / "out", "lies inside the input"),
+        (("project", adapter), base, "is the input"),
+    ):
+        result = tinylora(*arguments, "--base", base, "-o", output, "--force")
+        assert (result.code, relation in result.err) == (1, True), (arguments, result)
+    assert snapshot(tmp_path) == before
+    assert tinylora("merge", packed, "--base", base, "-o", packed.parent / "out").code == 0  # beside it there is room
+    assert tinylora("convert", adapter, "--to", "packed", "-o", adapter / "new.safetensors", "--base", base).code == 0
+
+
+def test_outputs_without_a_place(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft020-tiny")
+    (tmp_path / "file").write_text("keep me")
+    (tmp_path / ".full.tinylora-partial").write_text("keep me")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.tex").write_text("years of work")
+    (tmp_path / ".linked.tinylora-partial").symlink_to(tmp_path / "kept")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    before = snapshot(tmp_path)
+    for name, message in (
+        ("file/out", f"{tmp_path / 'file'} is in the way"),
+        ("file/deep/out", "can't be written (Not a directory)"),
+        ("full", ".full.tinylora-partial is in the way"),
+        ("linked", ".linked.tinylora-partial is in the way"),
+        ("x" * 300, "can't be written (File name too long)"),
+        ("x" * 245, "can't be written (File name too long)"),
+        ("loop", "is a symbolic link"),
+        ("link", "is a symbolic link"),
+    ):
+        result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / name)
+        assert (result.code, message in result.err, "  next: " in result.err) == (1, True, True), result
+    result = tinylora("factor", base, "--target-modules", "q_proj", "-o", tmp_path / "linked")
+    assert (result.code, ".linked.tinylora-partial is in the way" in result.err) == (1, True), result
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("denied", ["base/sub", "out"])
+def test_an_input_is_not_taken_for_the_output(
+    copied: Copied, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, denied: str
+) -> None:
+    adapter, base = copied("peft020-tiny")
+    (base / "sub").mkdir()
+    real = Path.iterdir
+
+    def iterdir(self: Path) -> Any:
+        if str(self).endswith(denied):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    if denied == "out":
+        (tmp_path / "out").mkdir()
+        with pytest.raises(OutputError, match=r"out: can't be written \(Permission denied\)"):
+            check_output(tmp_path / "out", force=False, inputs=[])
+    else:
+        assert f"{base / 'sub'}: can't be used (Permission denied)" in refused(adapter, base)
 
 
 def test_force_replaces_a_model_only_with_a_whole_one(copied: Copied, tinylora: Run, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ def as_adapter(
     path: Path,
     base: Path | None,
     *,
+    output: Path | None = None,
     kind: str | None = None,
     options: ForeignOptions | None = None,
     notes: list[str] | None = None,
@@ -38,7 +39,9 @@ def as_adapter(
 
                 bar = byte_progress("Factoring")
         with bar as progress:
-            source, found = stack.enter_context(in_peft_form(path, base, kind=kind, options=options, progress=progress))
+            source, found = stack.enter_context(
+                in_peft_form(path, base, output=output, kind=kind, options=options, progress=progress)
+            )
         if notes is not None:
             notes.extend(found)
         yield source

@@ -149,9 +149,12 @@ def command(
     options = ForeignOptions(_settings(settings), located(projection), located(against), stream, order, device)
     notes: list[str] = []
     report: LoraReport | PeftReport | PackReport
+    # A new file may lie in an input's directory; what is replaced may not.
+    apart = output if target != "packed" or output.exists() else None
     with ExitStack() as stack:
         adapters = [
-            stack.enter_context(as_adapter(path, base_path, kind=kind, options=options, notes=notes)) for path in paths
+            stack.enter_context(as_adapter(path, base_path, output=apart, kind=kind, options=options, notes=notes))
+            for path in paths
         ]
         if target == "lora":
             lora = {

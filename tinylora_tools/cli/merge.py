@@ -106,7 +106,9 @@ def command(
 
     with ExitStack() as stack:
         sources = [locate(adapter) for adapter in adapters]
-        paths = [stack.enter_context(as_adapter(source, located(base), quiet=quiet)) for source in sources]
+        paths = [
+            stack.enter_context(as_adapter(source, located(base), output=output, quiet=quiet)) for source in sources
+        ]
         if quiet or not sys.stderr.isatty():
             report = merge(paths, output, located(base), options)
         else:

@@ -64,12 +64,16 @@ def command(
         if output is None or seed is not None or u is not None or r is not None:
             raise click.UsageError("With ADAPTER, give -o OUT, and neither --seed, -u nor -r: the adapter has them.")
         from ..ops.load import config_of_base
+        from ..ops.staging import keep_apart
         from ..sources import locate
 
+        base_path = located(base)
+        if base_path is not None:
+            keep_apart(output, [base_path])
         report = project_adapter(
             locate(adapter),
             output,
-            base_config=config_of_base(located(base)),
+            base_config=config_of_base(base_path),
             module_order=module_order(module_order_file),
             stream=stream,
             force=force,

@@ -12,6 +12,7 @@ from ..errors import UnsupportedError
 from ..formats.packed import packed_at
 from ..formats.peft_adapter import WEIGHTS_NAMES
 from .progress import Progress
+from .staging import keep_apart
 
 if TYPE_CHECKING:
     from .foreign_options import ForeignOptions
@@ -53,6 +54,7 @@ def in_peft_form(
     path: Path,
     base: Path | None,
     *,
+    output: Path | None = None,
     kind: str | None = None,
     options: ForeignOptions | None = None,
     progress: Progress | None = None,
@@ -60,16 +62,22 @@ def in_peft_form(
     """The very path of an adapter that PEFT wrote, or a temporary directory that another kind is put into; and what to
     know of the change.
 
-    `kind` insists on one. Third-party adapters are taken only with `options`.
+    `kind` insists on one. Third-party adapters are taken only with `options`. `output` is what is going to be written:
+    who gets the temporary directory can't tell any more that it would replace an input.
 
     Raises
     ------
+    OutputError
+        If `output` is an input, lies in one or holds one.
     UnsupportedError
         If the adapter is of another kind than `kind`, or a third party's and has to be converted first.
     TinyLoraError
         If it can't be had in PEFT's form.
     """
     found = adapter_kind(path)
+    if output is not None:
+        others = (options.projections, options.against) if options else ()
+        keep_apart(output, [one for one in (path, base, *others) if one is not None])
     if kind not in (None, found):
         raise UnsupportedError(
             f"is of the kind {found}, not {kind}", where=path, hint=f"Say --from {found}, or nothing."

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
+from ..formats.peft_config import CONFIG_NAME
 
 
 @contextmanager
@@ -29,14 +30,12 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
     """
     check_output(output, force=force, inputs=inputs)
     output = output.absolute()
-    partial = output.with_name(f".{output.name}.tinylora-partial")
-    replaced = output.with_name(f".{output.name}.tinylora-replaced")
+    partial, replaced = _meanwhile(output, "partial"), _meanwhile(output, "replaced")
     with _explained(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         if replaced.exists() and not output.exists():
             replaced.rename(output)  # a run that was killed between the two renames below
-        partial.mkdir(exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
+        lock = _open_own(partial)
     try:
         _lock(lock, output)
         try:
@@ -61,11 +60,11 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
     OutputError
         If `output` exists (and `force` isn't given, or it is a directory) or can't be written, and for a full disk.
     """
-    if output.exists() and (not force or not output.is_file()):
-        hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
-        raise OutputError("exists already", where=output, hint=hint)
-    partial = output.absolute().with_name(f".{output.name}.tinylora-partial")
     with _explained(output):
+        if output.exists() and (not force or not output.is_file()):
+            hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
+            raise OutputError("exists already", where=output, hint=hint)
+        partial = _meanwhile(output.absolute(), "partial")
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         try:
@@ -90,12 +89,11 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
         If `output` can't be written, or is being written by another run; and for a full disk.
     """
     output = output.absolute()
-    parts = output.with_name(f".{output.name}.tinylora-partial")
+    parts = _meanwhile(output, "partial")
     kept = "what is done so far is kept beside it"
     with _explained(output, kept):
         output.parent.mkdir(parents=True, exist_ok=True)
-        parts.mkdir(exist_ok=True)
-        lock = os.open(parts, os.O_RDONLY)
+        lock = _open_own(parts)
     try:
         _lock(lock, output)
         whole = parts / "whole"
@@ -110,28 +108,59 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
-    """Raise OutputError if `output` may not be written."""
-    resolved = output.resolve()
-    for path in inputs:
-        source = path.resolve()
-        if resolved == source or source in resolved.parents or resolved in source.parents:
-            relation = "is" if resolved == source else "lies inside" if source in resolved.parents else "holds"
-            raise OutputError(
-                f"the output {relation} the input {path}", where=output, hint="Name a directory apart from the inputs."
-            )
-    if not output.exists() and not output.is_symlink():
-        return
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if not output.is_dir() or output.is_symlink() or not _is_model(output):
+    """Raise OutputError if `output` may not be written as a directory."""
+    keep_apart(output, inputs)
+    with _explained(output):
+        if output.is_symlink():
+            hint = "Name the directory that it leads to, or another output."
+            raise OutputError("is a symbolic link, which isn't replaced", where=output, hint=hint)
+        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+            return
+        replaceable = output.is_dir() and _is_model(output)
+    if not replaceable:
         what = "exists already and is no model's directory" + (", so --force doesn't replace it" if force else "")
         raise OutputError(what, where=output, hint="Name another output, or remove it yourself.")
     if not force:
         raise OutputError("exists already", where=output, hint="Name another output, or replace it with --force.")
 
 
+def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
+    """Raise OutputError if `output` is an input, lies in one or holds one.
+
+    The weights file of an adapter stands for its directory, which its configuration tells. Beside any other file there
+    is room for an output.
+    """
+    resolved = _real(output)
+    for named in inputs:
+        path = named.parent if named.is_file() and (named.parent / CONFIG_NAME).is_file() else named
+        source = _real(path)
+        if resolved == source or source in resolved.parents or resolved in source.parents:
+            relation = "is" if resolved == source else "lies inside" if source in resolved.parents else "holds"
+            raise OutputError(
+                f"the output {relation} the input {path}", where=output, hint="Name a directory apart from the inputs."
+            )
+
+
+def _real(path: Path) -> Path:
+    """A path without links; one that leads in a circle stays, where `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
+
+
 def _is_model(directory: Path) -> bool:
     return (directory / "config.json").is_file() or any(directory.glob("*.safetensors"))
+
+
+def _meanwhile(output: Path, state: str) -> Path:
+    """The name beside an output of what isn't whole yet, or is just being replaced."""
+    return output.with_name(f".{output.name}.tinylora-{state}")
+
+
+def _open_own(directory: Path) -> int:
+    """Make a directory of ours, or find what a killed run left, and open it; a link in its place isn't followed."""
+    if directory.is_symlink():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
+    directory.mkdir(exist_ok=True)
+    return os.open(directory, os.O_RDONLY)
 
 
 def _lock(descriptor: int, output: Path) -> None:
@@ -145,7 +174,7 @@ def _lock(descriptor: int, output: Path) -> None:
 
 @contextmanager
 def _explained(output: Path, kept: str = "nothing was kept") -> Iterator[None]:
-    """Turn what the file system says about the output into an OutputError."""
+    """Turn what the file system says about the output into an OutputError; what it says about inputs is passed on."""
     try:
         yield
     except OSError as error:
@@ -155,11 +184,23 @@ def _explained(output: Path, kept: str = "nothing was kept") -> Iterator[None]:
                 where=output,
                 hint="Free some space, or write elsewhere.",
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+        if error.filename is None or not _belongs(Path(os.fsdecode(error.filename)).absolute(), output.absolute()):
+            raise
+        if isinstance(error, FileExistsError):
             raise OutputError(
-                f"can't be written ({error.strerror})", where=output, hint="Name a directory that you may write to."
+                f"can't be written: {error.filename} is in the way",
+                where=output,
+                hint="Move that away, or name another output.",
             ) from None
-        raise
+        raise OutputError(
+            f"can't be written ({error.strerror})", where=output, hint="Name a directory that you may write to."
+        ) from None
+
+
+def _belongs(path: Path, output: Path) -> bool:
+    """Whether a path is the output's: what is to hold it, itself, or what stands for it in the meantime."""
+    own = output, _meanwhile(output, "partial"), _meanwhile(output, "replaced")
+    return path in output.parents or any(name in (path, *path.parents) for name in own)
 
 
 def _clear(directory: Path) -> None:

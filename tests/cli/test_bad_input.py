@@ -20,6 +20,7 @@ from fixture_data import FIXTURES, fixture
 from safetensors.numpy import load_file, save_file
 
 from tinylora_tools.errors import OutputError
+from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.staging import check_output
 
 Run = Callable[..., Any]
@@ -73,6 +74,33 @@ def test_header_that_lies(copied: Copied, refused: Callable[..., str]) -> None:
     path = base / "model.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"shape":[32,32]', b'"shape":[32,33]', 1))
     assert "takes 4224 bytes but has 4096" in refused(adapter, base)
+
+
+def test_numbers_too_long(copied: Copied, refused: Callable[..., str]) -> None:
+    """Python itself refuses to read integers of more than 4300 digits."""
+    adapter, base = copied("peft020-tiny")
+    for path in (adapter / "adapter_config.json", base / "config.json"):
+        whole = path.read_text()
+        path.write_text(whole.replace("{", '{"n": ' + "9" * 5000 + ",", 1))
+        message = refused(adapter, base)
+        assert f"{path}: not valid JSON" in message
+        assert "next: " in message
+        path.write_text(whole)
+
+
+def test_numbers_too_long_in_a_packed_adapter(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft021-13-numbers")
+    path, long = tmp_path / "packed.safetensors", "9" * 5000
+    assert tinylora("convert", adapter, "-o", path, "--to", "packed", "--base", base).code == 0
+    tensors, metadata = load_file(path), dict(read_header(path).metadata)
+    for changed, named, message in (
+        ({"config": f'{{"u": {long}}}'}, {}, "hold no configuration"),
+        ({"groups": f"[{long}]"}, {}, "'groups' isn't a list of int"),
+        ({}, {"v.0": f"v.{long}"}, "lacks the vector of a group"),
+    ):
+        save_file({named.get(name, name): values for name, values in tensors.items()}, path, metadata | changed)
+        result = tinylora("merge", path, "--base", base, "-o", tmp_path / "o")
+        assert (result.code, message in result.err) == (1, True), result
 
 
 def test_index(copied: Copied, refused: Callable[..., str]) -> None:

@@ -56,7 +56,7 @@ def read_factors(path: Path) -> FactorsFile:
         rank, modules = int(metadata["rank"]), json.loads(metadata["modules"])
         if not all(isinstance(facts["fingerprint"], str) for facts in modules.values()):
             raise TypeError
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise FormatError("its metadata are damaged", where=path, hint="Make it again.") from None
     absent = [f"{name}.{part}" for name in modules for part in PARTS if f"{name}.{part}" not in file.tensors]
     if absent:

@@ -19,7 +19,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"not valid JSON ({error})", where=path, hint="Restore the file.") from None
     if not isinstance(value, dict):
         raise FormatError(f"holds a JSON {type(value).__name__}, expected an object", where=path)

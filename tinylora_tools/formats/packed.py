@@ -29,6 +29,7 @@ Module numbers follow `named_modules()`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class Packed:
             return None
         try:
             found = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, list) or not all(type(value) is of for value in found):
             raise FormatError(
@@ -104,13 +105,16 @@ class Packed:
 
     @property
     def vectors(self) -> dict[int, Array]:
-        names = {int(n.removeprefix("v.")): n for n in self.file.tensors if n.startswith("v.") and n[2:].isdecimal()}
-        return {group: self.file.read(names[group]) for group in sorted(names)}
+        return dict(sorted(self._numbered("v").items()))
 
     @property
     def own_projections(self) -> dict[int, Array]:
         """P that the file holds, by module number."""
-        return {int(n[2:]): self.file.read(n) for n in self.file.tensors if n.startswith("P.") and n[2:].isdecimal()}
+        return self._numbered("P")
+
+    def _numbered(self, kind: str) -> dict[int, Array]:
+        found = (re.fullmatch(rf"{kind}\.([0-9]{{1,9}})", name) for name in self.file.tensors)
+        return {int(match[1]): self.file.read(match[0]) for match in found if match}
 
     @property
     def others(self) -> dict[str, Array]:
@@ -141,7 +145,7 @@ def as_packed(file: SafetensorsFile) -> Packed:
         )
     try:
         config = json.loads(file.metadata["config"])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise FormatError("its metadata hold no configuration", where=file.path, hint="Pack the adapter again.")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: The largest header that the reference implementation reads.
 MAX_HEADER_BYTES = 100_000_000
 
+#: Sizes and offsets are below it: the reference implementation reads them as unsigned integers of 64 bits.
+_MOST = 1 << 64
+
 _DAMAGED = "The file is damaged or isn't safetensors: download or save it again."
 
 
@@ -114,7 +117,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=no_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"the header isn't JSON ({error})", where=path, hint=_DAMAGED) from None
     if not isinstance(entries, dict):
         raise FormatError("the header is JSON but no object", where=path, hint=_DAMAGED)
@@ -143,7 +146,8 @@ def _check_entries(
             raise bad(name, f"the offsets {offsets!r} aren't [begin, end]")
         bits = prod(shape) * DTYPE_BITS[dtype]
         if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
-            raise bad(name, f"{dtype} of shape {shape} takes {bits / 8:g} bytes but has {offsets[1] - offsets[0]}")
+            takes = f"{bits / 8:g}" if bits < _MOST else "too many"
+            raise bad(name, f"{dtype} of shape {shape} takes {takes} bytes but has {offsets[1] - offsets[0]}")
         infos.append(TensorInfo(name, dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1]))
     infos.sort(key=lambda info: (info.start, info.end))
     position = data_start
@@ -159,7 +163,7 @@ def _check_entries(
 
 
 def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < _MOST for n in value)
 
 
 def build_header(

@@ -257,6 +257,25 @@ def test_nan_and_inf(copied: Copied, refused: Callable[..., str], value: float) 
     assert "the base's weights hold NaN or Inf" in refused(adapter, base)
 
 
+def test_scales_that_are_no_scales(copied: Copied, refused: Callable[..., str], tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft020-tiny")
+    for scale in ("inf", "-inf", "nan"):
+        result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "o", f"--scale={scale}")
+        assert (result.code, f"'{scale}' is not a finite number" in result.err) == (2, True), result
+        result = tinylora("convert", adapter, "--to", "lora", "-o", tmp_path / "o", f"--scales={scale}")
+        assert (result.code, "expected finite numbers" in result.err) == (1, True), result
+    edit(adapter / "adapter_model.safetensors", lambda t: [t[k].fill(9.0) for k in t if "tinylora_v" in k])
+    for scale in ("1e300", "1.7e308"):  # NumPy's warnings would be errors here
+        assert "the result holds NaN or Inf" in refused(adapter, base, f"--scale={scale}")
+        result = tinylora("convert", adapter, "--to", "lora", "-o", tmp_path / "o", f"--scales={scale}")
+        assert (result.code, "its factors " in result.err) == (1, True), result
+
+
+def test_a_device_without_memory(copied: Copied, refused: Callable[..., str]) -> None:
+    adapter, base = copied("peft020-tiny")
+    assert "device 'meta' isn't usable here" in refused(adapter, base, "--device", "meta")
+
+
 def test_overflow_of_float16(copied: Copied, refused: Callable[..., str]) -> None:
     adapter, base = copied("peft020-tiny")
     edit(base / "model.safetensors", lambda t: t["model.norm.weight"].fill(1e6))

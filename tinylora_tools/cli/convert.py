@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -237,6 +238,9 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     from ..errors import FormatError
 
     try:
-        return tuple(float(part) for part in names(text)) or (1.0,)
+        numbers = tuple(float(part) for part in names(text)) or (1.0,)
     except ValueError:
-        raise FormatError(f"--scales is {text!r}, expected numbers such as 1,0.5") from None
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise FormatError(f"--scales is {text!r}, expected finite numbers such as 1,0.5")
+    return numbers

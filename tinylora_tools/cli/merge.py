@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import base_option, json_option, located, module_order, module_order_option
+from .options import FINITE, base_option, json_option, located, module_order, module_order_option
 from .terminal import plural, print_json, print_warnings, printable, size
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--scale",
     "scales",
     multiple=True,
-    type=float,
+    type=FINITE,
     metavar="X",
     help="Factor of an adapter's update: once for all adapters, or once for each.",
 )

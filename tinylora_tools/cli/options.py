@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,19 @@ module_order_option: Decorator = click.option(
     metavar="FILE",
     help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
 )
+
+
+class _Finite(click.types.FloatParamType):
+    """A number that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+FINITE = _Finite()
 
 stream_option: Decorator = click.option(
     "--stream",
@@ -103,7 +117,7 @@ _ADAPTER_OPTIONS: tuple[Decorator, ...] = (
     click.option("--weight-tying", type=float, default=0.0, show_default=True, help="From 0, own vectors, to 1, one."),
     click.option("--projection-seed", type=int, default=42, show_default=True),
     click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
-    click.option("--init-v-bound", type=float, default=0.02, show_default=True, help="Of --init-weights uniform."),
+    click.option("--init-v-bound", type=FINITE, default=0.02, show_default=True, help="Of --init-weights uniform."),
     click.option("--tinylora-dropout", "dropout", type=float, default=0.0, show_default=True),
     click.option(
         "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."

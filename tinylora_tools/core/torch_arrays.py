@@ -44,7 +44,7 @@ def check_device(device: str, instead: str) -> torch.device:
     """
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        torch.empty(1, device=found).cpu()  # which "meta" can't do
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UnsupportedError(
             f"device {device!r} isn't usable here: {str(error).splitlines()[0]}", hint=instead

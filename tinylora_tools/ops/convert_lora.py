@@ -139,13 +139,14 @@ def convert_to_lora(
 def _pairs(loaded: LoadedAdapter, scale: float, stream: str, warnings: list[str]) -> dict[str, _Pair]:
     """The factors of each module's update."""
     adapter, found = loaded.adapter, {}
-    for module, R in projected_vectors(loaded, scale, stream=stream).items():
-        parts = adapter.modules[module]
-        A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
-        dtype = float_dtype(training_dtype(A, B))
-        # PEFT's LoRA adds its update in front of an embedding's own scale, TinyLoRA's behind it.
-        own = embedding_scale(loaded.architecture, module, parts.in_features, dtype, warnings)
-        found[module] = _Pair(left_factor(B, R, 1.0 / own), A)
+    with np.errstate(over="ignore", invalid="ignore"):  # _tensors refuses what isn't finite
+        for module, R in projected_vectors(loaded, scale, stream=stream).items():
+            parts = adapter.modules[module]
+            A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
+            dtype = float_dtype(training_dtype(A, B))
+            # PEFT's LoRA adds its update in front of an embedding's own scale, TinyLoRA's behind it.
+            own = embedding_scale(loaded.architecture, module, parts.in_features, dtype, warnings)
+            found[module] = _Pair(left_factor(B, R, 1.0 / own), A)
     return found
 
 
@@ -203,9 +204,12 @@ def _tensors(module: str, pair: _Pair, rank: int, kind: str, dtype: str) -> dict
     first, second = (left.T, right.T) if kind == "Embedding" else (right, left)
     with np.errstate(over="ignore"):
         values = [np.ascontiguousarray(part).astype(target) for part in (first, second)]
-    for value, exact in zip(values, (first, second), strict=True):
-        if not np.all(np.isfinite(value.astype(np.float32))) and np.all(np.isfinite(exact)):
-            raise UnsupportedError(f"{module}: its factors are too large for {target.name}", hint="Choose float32.")
+    if not all(np.all(np.isfinite(value.astype(np.float32))) for value in values):
+        finite = all(np.all(np.isfinite(exact)) for exact in (first, second))
+        raise UnsupportedError(
+            f"{module}: its factors " + (f"are too large for {target.name}" if finite else "hold NaN or Inf"),
+            hint="Choose float32, or a smaller scale." if finite else "Check the adapter, and its scale.",
+        )
     return dict(zip(factor_keys(module, embedding=kind == "Embedding"), values, strict=True))
 
 

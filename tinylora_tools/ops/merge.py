@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .. import architecture as architectures
 from ..core.block_sum import NumpyBlockAdder
 from ..errors import FormatError, MismatchError, OutputError, UndeterminedError
@@ -117,9 +119,10 @@ def merge(
     loaded = [load_adapter(path, base_config=config or {}, module_order=options.module_order) for path in adapters]
     architecture = architectures.from_config(config) if config else loaded[0].architecture
     scales = options.scales or (1.0,) * len(loaded)
-    plan = plan_merge(
-        checkpoint, list(zip(loaded, scales, strict=True)), architecture, dtype=options.dtype, tied=options.tied
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused when it is written
+        plan = plan_merge(
+            checkpoint, list(zip(loaded, scales, strict=True)), architecture, dtype=options.dtype, tied=options.tied
+        )
     _check_space(output, plan.size)
     warnings = [*plan.warnings, *_adapter_warnings(loaded)]
     results: list[TensorResult] = []

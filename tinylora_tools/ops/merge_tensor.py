@@ -110,7 +110,7 @@ class TensorJob:
 
     def run(self, first: int, last: int, adder: BlockAdder, raw_in: Array, raw_out: Array) -> BlockSum:
         """Read, sum or convert, and write the rows [first, last)."""
-        with self._lock:
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused below
             if not self._ready:
                 self._load_factors()
                 self._ready = True
@@ -137,7 +137,7 @@ class TensorJob:
         elif self.out_dtype.name == "float16":
             what, hint = "the result overflows float16", "Merge with --dtype bfloat16 or --dtype float32."
         else:
-            what, hint = "the result holds NaN or Inf", "Check the adapter: its factors, P or v are broken."
+            what, hint = "the result holds NaN or Inf", "Check the adapter's factors, P and v, and --scale."
         raise MismatchError(f"rows {first} to {last - 1}: {what}", where=self.info.name, hint=hint)
 
     def collect(self, block: BlockSum) -> None:

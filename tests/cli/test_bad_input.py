@@ -554,6 +554,17 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_of_the_imports_is_quiet() -> None:
+    interrupt = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt()); import tinylora_tools.cli"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupt], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_a_killed_run_is_cleared_by_the_next(tinylora: Run, tmp_path: Path) -> None:
     case = fixture("peft020-tiny")
     partial = tmp_path / ".o.tinylora-partial"

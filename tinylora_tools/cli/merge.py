@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one a core, at most 8.")
 @click.option("--verify-base/--no-verify-base", default=True, help="Check that the adapter's factors are the base's.")
 @module_order_option
-@click.option("--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @click.option("-f", "--force", is_flag=True, help="Replace an existing model directory.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; warnings and errors stay.")
@@ -131,6 +131,8 @@ def _render(report: MergeReport) -> None:
     if report.tensors_replaced:
         line += f"{plural(report.tensors_replaced, 'tensor')} replaced, "
     click.echo(line + f"{plural(report.tensors_copied, 'tensor')} copied unchanged")
+    if report.dry_run:
+        click.echo("  base not verified: a dry run reads no weights")
     if report.tied != "kept":
         click.echo(f"  tied embeddings {report.tied}")
     if report.delta_error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from fixture_data import MERGEABLE, ROOT, Fixture, fixture, tensors
 from tinylora_tools.architecture import from_config
 from tinylora_tools.formats.checkpoint import read_checkpoint
 from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.ops.inspect import inspect
+from tinylora_tools.ops.inspect_checkpoint import CheckpointReport
 from tinylora_tools.ops.merge import MergeOptions, merge
 
 sys.path.insert(0, str(ROOT))
@@ -134,6 +137,36 @@ def test_computes_what_the_adapted_model_computes(case: Fixture, tmp_path: Path)
         logits = model(**inputs).logits.numpy()
     expected = case.live["logits"]
     assert np.max(np.abs(logits - expected)) <= 2e-4 * np.max(np.abs(expected))
+
+
+def test_shards_in_sub_directories_stay_there(copied: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+    adapter, base = copied("peft020-seed-only")
+    merge([adapter], tmp_path / "plain", base)
+    index_path = base / "model.safetensors.index.json"
+    index = json.loads(index_path.read_text())
+    places = {name: f"part{n}/model.safetensors" for n, name in enumerate(sorted(set(index["weight_map"].values())))}
+    for name, place in places.items():
+        (base / place).parent.mkdir()
+        (base / name).rename(base / place)
+    index["weight_map"] = {tensor: places[name] for tensor, name in index["weight_map"].items()}
+    index_path.write_text(json.dumps(index))
+    merge([adapter], tmp_path / "out", base)
+    assert (tmp_path / "out" / index_path.name).read_bytes() == index_path.read_bytes()
+    for name, place in places.items():
+        assert (tmp_path / "out" / place).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    report = inspect(tmp_path / "out")
+    assert isinstance(report, CheckpointReport)
+    assert [row.name for row in report.shards] == list(places.values())
+
+
+@pytest.mark.parametrize("metadata", [None, [], "x", {"total_size": 1, "note": "kept"}])
+def test_metadata_of_an_index(copied: Callable[[str], tuple[Path, Path]], tmp_path: Path, metadata: Any) -> None:
+    adapter, base = copied("peft020-seed-only")
+    path = base / "model.safetensors.index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metadata": metadata}))
+    merge([adapter], tmp_path / "out", base, MergeOptions(dtype="float32"))
+    written = json.loads((tmp_path / "out" / path.name).read_text())["metadata"]
+    assert written == ({"note": "kept"} if isinstance(metadata, dict) else {}) | {"total_size": written["total_size"]}
 
 
 @pytest.mark.parametrize("name", ["peft019-shared", "peft020-seed-only", "peft021-13-numbers", "peft021-vit"])

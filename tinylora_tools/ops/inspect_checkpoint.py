@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import architecture as architectures
 from ..architecture import Architecture
 from ..formats.checkpoint import Checkpoint, read_checkpoint
-from ..formats.tensors import TensorInfo
+from ..formats.tensors import TensorFile, TensorInfo
 from .targets import is_tied
 
 
@@ -66,13 +66,19 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         tensor_bytes=sum(info.nbytes for info in infos),
         file_bytes=sum(shard.path.stat().st_size for shard in checkpoint.shards),
         tensors=len(infos),
-        shards=[ShardRow(s.path.name, len(s.tensors), s.path.stat().st_size) for s in checkpoint.shards],
+        shards=[_shard_row(checkpoint, shard) for shard in checkpoint.shards],
         dtypes=_counts((info.dtype, info) for info in infos),
         layers=_counts((_kind(info, architecture), info) for info in infos),
         tied=_ties(checkpoint, architecture, config),
         quantization=str(quantization.get("quant_method", "unknown")) if isinstance(quantization, dict) else None,
         warnings=_warnings(checkpoint),
     )
+
+
+def _shard_row(checkpoint: Checkpoint, shard: TensorFile) -> ShardRow:
+    path = shard.path
+    name = path.name if path == checkpoint.path else path.relative_to(checkpoint.path).as_posix()
+    return ShardRow(name, len(shard.tensors), path.stat().st_size)
 
 
 def _counts(labelled: Iterable[tuple[str, TensorInfo]]) -> dict[str, Count]:

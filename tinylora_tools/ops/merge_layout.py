@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from ..formats.checkpoint import SAFETENSORS_INDEX, Checkpoint
 from ..formats.safetensors_file import SafetensorsFile, build_header
@@ -37,17 +38,18 @@ def layout(base: Checkpoint, names: BaseNames, number: int, settled: Settled, dt
     else:
         header, places = build_header(entries, dict(shard.metadata) or {"format": "pt"})
     tensors = tuple((places[name], outcome) for (name, _), outcome in zip(wanted, outcomes, strict=True))
-    return OutputFile(_output_name(shard.path.name), header, tensors)
+    return OutputFile(_output_name(shard.path.relative_to(base.path)), header, tensors)
 
 
 def _output_dtype(stored: str, dtype: str) -> str:
     return DTYPE_OF[dtype] if dtype != "auto" and stored in FLOAT_NAMES else stored
 
 
-def _output_name(name: str) -> str:
-    if name.endswith(".safetensors"):
-        return name
-    return name.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
+def _output_name(path: PurePath) -> str:
+    name = path.name
+    if not name.endswith(".safetensors"):
+        name = name.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
+    return path.with_name(name).as_posix()  # shards may lie in sub-directories
 
 
 def index_of(base: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
@@ -66,6 +68,7 @@ def index_of(base: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
     if kept_size and weight_map == base.index["weight_map"]:
         return (base.path / SAFETENSORS_INDEX).read_bytes()
     total = sum(info.nbytes for file in files for info, _ in file.tensors)
-    metadata = {**base.index.get("metadata", {}), "total_size": total}
+    stated = base.index.get("metadata")
+    metadata = {**(stated if isinstance(stated, dict) else {}), "total_size": total}
     text = json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2)
     return (text + "\n").encode()

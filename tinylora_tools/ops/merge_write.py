@@ -106,7 +106,9 @@ class MergeWriter:
             If a result isn't finite.
         """
         with ExitStack() as stack:
-            target = os.open(self._directory / file.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            path = self._directory / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             stack.callback(os.close, target)
             write_all(target, memoryview(file.header), 0)
             _reserve(target, file.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_computes_what_the_adapted_model_computes(case: Fixture, tmp_path: Path)
         logits = model(**inputs).logits.numpy()
     expected = case.live["logits"]
     assert np.max(np.abs(logits - expected)) <= 2e-4 * np.max(np.abs(expected))
+
+
+def test_an_adapter_in_the_bases_directory(copied: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
+    """What it was merged into loads as a model of its own, and inspect tells of both."""
+    adapter, base = copied("peft021-13-numbers")
+    merge([adapter], tmp_path / "plain", base)
+    for path in adapter.iterdir():
+        shutil.copyfile(path, base / path.name)
+    merge([base], tmp_path / "out", base)
+    plain, out = ({path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "out"))
+    assert out == plain
+    report, weights = inspect(base), base / "adapter_model.safetensors"
+    assert report.kind == "checkpoint"
+    assert any(f"tinylora inspect {weights}`" in warning for warning in report.warnings)
+    assert inspect(weights).kind == "tinylora-adapter"
+    assert inspect(tmp_path / "out").warnings == []
 
 
 def test_shards_in_sub_directories_stay_there(copied: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:

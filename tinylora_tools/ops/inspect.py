@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import FormatError
 from ..formats.checkpoint import is_checkpoint, read_tensor_file
 from ..formats.packed import packed_at
-from ..formats.peft_adapter import find_adapter, is_adapter
+from ..formats.peft_adapter import WEIGHTS_NAMES, find_adapter, is_adapter
 from .adapter_source import refuse_foreign
 from .inspect_adapter import AdapterReport, inspect_adapter
 from .inspect_checkpoint import CheckpointReport, inspect_checkpoint
@@ -41,7 +41,11 @@ def inspect(
             return inspect_packed(packed)
         adapter = _is_adapter_file(source)
     if not adapter:
-        return inspect_checkpoint(source)
+        report = inspect_checkpoint(source)
+        beside = next((source / name for name in WEIGHTS_NAMES if (source / name).is_file()), None)
+        if beside is not None:
+            report.warnings.append(f"an adapter is in this directory too: `tinylora inspect {beside}` shows it")
+        return report
     return inspect_adapter(source, base_config=config_of_base(base), module_order=module_order)
 
 

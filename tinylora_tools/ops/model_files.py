@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..formats.peft_adapter import PeftAdapter
+from ..formats.peft_config import CONFIG_NAME
 from .merge_model import MergePlan
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
@@ -16,17 +17,21 @@ _WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".onnx_data", ".ot",
     ".npz", ".tflite", ".mlmodel", ".pkl", ".index.json",
 )  # fmt: skip
-_CARDS = {"readme.md"}
+
+#: What a merge leaves out beside weights: the card, which it writes itself, and the configuration of an adapter that
+#: was saved into the base's directory: transformers would load the merged model with that adapter.
+_NOT_THE_MODELS = {"readme.md", CONFIG_NAME}
 
 
 def copy_model_files(base: Path, output: Path) -> None:
-    """Copy config, tokenizer, chat templates, remote code and the like: all but weights, cards and hidden files.
+    """Copy config, tokenizer, chat templates, remote code and the like: all but weights, cards, hidden files and
+    the configurations of adapters.
 
     Links (a Hub cache is made of them) are followed, so that the output stands alone; a file that is in the output
     already stays.
     """
     for path in sorted(_files(base)):
-        if path.name.lower() not in _CARDS:
+        if path.name.lower() not in _NOT_THE_MODELS:
             _copy(path, output / path.relative_to(base))
 
 

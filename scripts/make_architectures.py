@@ -45,6 +45,7 @@ SMALL = {
 
 #: Shapes of a family that have other modules than its defaults.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "bart": [{"scale_embedding": True}],
     "bloom": [{"slow_but_exact": True}],
     "cohere": [{"use_qk_norm": True}],
     "deberta-v2": [
@@ -181,7 +182,9 @@ def collect_family(family: str) -> dict[str, Any]:
     names, bare = classes(family)
     for name in names:
         leave_uninitialised(getattr(transformers, name))
-    lists, stored, fused, ties, scaled = [], {}, set(), {}, set()
+    lists, stored, fused, ties = [], {}, set(), {}
+    scaled: set[str] = set()
+    scaled_if: set[str] = set()
     patterns: dict[str, set[str]] = {name: set() for name in names}
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
@@ -198,7 +201,8 @@ def collect_family(family: str) -> dict[str, Any]:
             for found, module in ((inputs, input_embeddings(model)), (outputs, model.get_output_embeddings())):
                 if module is not None and kind_of(module):
                     found[name] = next(n for n, m in model.named_modules() if m is module)
-            scaled |= {generalised(n) for n, m in model.named_modules() if kind_of(m) == "E" and is_scaled(m)}
+            scaling = scaled_if if getattr(config, "scale_embedding", False) else scaled
+            scaling |= {generalised(n) for n, m in model.named_modules() if kind_of(m) == "E" and is_scaled(m)}
     first = next(configurations(family))
     default = bool(getattr(type(first)(), "tie_word_embeddings", False))
     for config in configurations(family):
@@ -230,6 +234,7 @@ def collect_family(family: str) -> dict[str, Any]:
         "stored": {p: k for p, k in sorted(stored.items()) if p != k},
         "fused": sorted(fused - stored.keys()),
         "scaled": sorted(scaled),
+        "scaled_if": sorted(scaled_if - scaled),
         "ties": ties,
     }
 
@@ -383,7 +388,17 @@ def merge(inputs: list[Path]) -> None:
             "ties": agreed_ties([data["ties"] for data in of_release.values()]),
             "generations": {
                 release: {
-                    key: data[key] for key in ("leaves", "leaves_of", "inputs", "outputs", "stored", "fused", "scaled")
+                    key: data[key]
+                    for key in (
+                        "leaves",
+                        "leaves_of",
+                        "inputs",
+                        "outputs",
+                        "stored",
+                        "fused",
+                        "scaled",
+                        "scaled_if",
+                    )
                 }
                 for release, data in of_release.items()
             },

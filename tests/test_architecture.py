@@ -110,8 +110,22 @@ def test_renames_and_prefixes() -> None:
 
 
 def test_scaled_embeddings() -> None:
-    known = {f: architecture.from_config({"model_type": f}) for f in ("gemma3_text", "gemma", "qwen2", "bart")}
-    assert [found.scaled("model.embed_tokens") for found in known.values() if found] == [True, None, False, False]
+    configs: list[dict[str, Any]] = [{"model_type": f} for f in ("gemma3_text", "qwen2", "bart")]
+    known = [architecture.from_config(c) for c in (*configs, {"model_type": "bart", "scale_embedding": True})]
+    scalings = [
+        found.scaling("model.decoder.embed_tokens" if found.model_type == "bart" else "model.embed_tokens")
+        for found in known
+        if found
+    ]
+    assert scalings == ["buffer", None, None, "number"]
+    gemma = architecture.from_config({"model_type": "gemma"})
+    bart = architecture.from_class_name("BartModel")
+    assert gemma is not None
+    assert bart is not None
+    assert (gemma.scaling("model.embed_tokens", "4"), gemma.scaling("model.embed_tokens", "5")) == (None, "buffer")
+    for found, module in ((gemma, "model.embed_tokens"), (bart, "shared")):
+        with pytest.raises(UndeterminedError, match="scaled"):
+            found.scaling(module)
 
 
 def test_both_generations_of_names_sort() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UndeterminedError
 
@@ -27,6 +27,8 @@ _TASK_CLASSES = {
     "TOKEN_CLS": ("ForTokenClassification",),
     "QUESTION_ANS": ("ForQuestionAnswering",),
 }
+Scaling = Literal["buffer", "number"]
+
 _KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}
 
 
@@ -53,6 +55,7 @@ class Generation:
         self.stored: Mapping[str, str] = data["stored"]
         self.fused = frozenset(data["fused"])
         self.scaled = frozenset(data["scaled"])
+        self.scaled_if = frozenset(data["scaled_if"])
         self.inputs: Mapping[str, str] = data["inputs"]
         self.outputs: Mapping[str, str] = data["outputs"]
         self._leaves_of: Mapping[str, str] = data["leaves_of"]
@@ -85,13 +88,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model family, such as "qwen2", and the class that a checkpoint names ("" where it names none)."""
+    """A model family, such as "qwen2", and the class that a checkpoint names ("" where it names none).
+
+    `scale_embedding` is what config.json says under that name: None where no configuration is at hand.
+    """
 
     model_type: str
     class_name: str
     base_model_prefix: str
     tied_by_default: bool
     transformers: tuple[str, ...]
+    scale_embedding: bool | None
     _generations: tuple[Generation, ...]
     _ties: tuple[Tie, ...]
 
@@ -165,12 +172,32 @@ class Architecture:
         pattern = generalised(parameter)
         return any(pattern in generation.fused for generation in self._generations)
 
-    def scaled(self, module: str) -> bool | None:
-        """Whether an embedding multiplies what it looks up by sqrt(hidden_size) itself; None where that depends on the
-        release of transformers."""
+    def scaling(self, module: str, release: str | None = None) -> Scaling | None:
+        """What an embedding itself multiplies by sqrt(hidden_size) with, under a major release of transformers ("4" or
+        "5") or under each; None where it doesn't: a "buffer" of the weight's dtype, or a "number".
+
+        Raises
+        ------
+        UndeterminedError
+            If that depends on a release, or on a configuration, that isn't known.
+        """
         pattern = generalised(module)
-        found = {pattern in g.scaled for g in self._generations if pattern in g.kinds}
-        return None if len(found) > 1 else found == {True}
+        knowing = [g for g in self._generations if pattern in g.kinds and g.release.startswith(release or "")]
+        if any(pattern in g.scaled_if for g in knowing):
+            if self.scale_embedding is None:
+                raise UndeterminedError(
+                    f"{module} may be scaled by sqrt(hidden_size), which the base's config.json says",
+                    hint="Name the base's directory with --base.",
+                )
+            return "number" if self.scale_embedding else None
+        found = {pattern in g.scaled for g in knowing}
+        if len(found) > 1:
+            raise UndeterminedError(
+                f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
+                "behind that, and by the model under 4, so the update depends on where the adapter was trained",
+                hint="Say under which with --transformers 4 or --transformers 5.",
+            )
+        return "buffer" if found == {True} else None
 
     def ties(self, parameter: str) -> Tie | None:
         """The group that a parameter, by its name in the model, is tied in."""
@@ -194,12 +221,12 @@ def for_task(architecture: Architecture, task_type: str) -> Architecture | None:
     """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none."""
     family = _data()["families"][architecture.model_type]
     if task_type == "FEATURE_EXTRACTION":
-        return _architecture(architecture.model_type, family["bare"])
+        return _architecture(architecture.model_type, family["bare"], architecture.scale_embedding)
     endings = _TASK_CLASSES[task_type]
     if architecture.class_name.endswith(endings):
         return architecture
     name = next((name for ending in endings for name in family["classes"] if name.endswith(ending)), None)
-    return _architecture(architecture.model_type, name) if name else None
+    return _architecture(architecture.model_type, name, architecture.scale_embedding) if name else None
 
 
 def known_model_types() -> list[str]:
@@ -212,16 +239,17 @@ def from_config(config: Mapping[str, Any]) -> Architecture | None:
     names = config.get("architectures")
     class_name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     model_type = config.get("model_type")
+    scale_embedding = bool(config.get("scale_embedding"))
     if isinstance(model_type, str) and model_type in _data()["families"]:
-        return _architecture(model_type, class_name)
-    return from_class_name(class_name)
+        return _architecture(model_type, class_name, scale_embedding)
+    return from_class_name(class_name, scale_embedding)
 
 
-def from_class_name(name: str) -> Architecture | None:
+def from_class_name(name: str, scale_embedding: bool | None = None) -> Architecture | None:
     """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known."""
     for model_type, family in _data()["families"].items():
         if name in family["classes"]:
-            return _architecture(model_type, name)
+            return _architecture(model_type, name, scale_embedding)
     return None
 
 
@@ -233,7 +261,7 @@ def _data() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _architecture(model_type: str, class_name: str) -> Architecture:
+def _architecture(model_type: str, class_name: str, scale_embedding: bool | None) -> Architecture:
     family = _data()["families"][model_type]
     return Architecture(
         model_type=model_type,
@@ -241,6 +269,7 @@ def _architecture(model_type: str, class_name: str) -> Architecture:
         base_model_prefix=family["prefix"],
         tied_by_default=family["tied_by_default"],
         transformers=tuple(_data()["transformers"]),
+        scale_embedding=scale_embedding,
         _generations=tuple(Generation(release, data) for release, data in family["generations"].items()),
         _ties=_ties_of(family, class_name),
     )

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import base_option, json_option, located, module_order, module_order_option, names, stream_option
+from .options import (
+    base_option,
+    json_option,
+    located,
+    module_order,
+    module_order_option,
+    names,
+    release_option,
+    stream_option,
+)
 from .terminal import plural, print_json, print_warnings, printable, size
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
 )
 @base_option
 @module_order_option
+@release_option
 @click.option(
     "--setting",
     "settings",
@@ -99,6 +109,7 @@ def command(
     kind: str | None,
     base: str | None,
     module_order_file: str | None,
+    release: str | None,
     settings: tuple[str, ...],
     projection: str | None,
     against: str | None,
@@ -165,6 +176,7 @@ def command(
                 "dtype": dtype,
                 "stream": stream,
                 "module_order": order,
+                "release": release,
                 "force": force,
             }
             report, line = _to_lora(adapters, output, base_path, lora)

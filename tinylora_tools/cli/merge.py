@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import FINITE, base_option, json_option, located, module_order, module_order_option
+from .options import FINITE, base_option, json_option, located, module_order, module_order_option, release_option
 from .terminal import plural, print_json, print_warnings, printable, size
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Default: one a core, at most 8.")
 @click.option("--verify-base/--no-verify-base", default=True, help="Check that the adapter's factors are the base's.")
 @module_order_option
+@release_option
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @click.option("-f", "--force", is_flag=True, help="Replace an existing model directory.")
 @json_option
@@ -66,6 +67,7 @@ def command(
     threads: int | None,
     verify_base: bool,
     module_order_file: str | None,
+    release: str | None,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -100,6 +102,7 @@ def command(
         force=force,
         dry_run=dry_run,
         module_order=module_order(module_order_file),
+        release=release,
     )
     from ..sources import locate
     from .adapter_source import as_adapter

@@ -41,6 +41,13 @@ class _Finite(click.types.FloatParamType):
 
 FINITE = _Finite()
 
+release_option: Decorator = click.option(
+    "--transformers",
+    "release",
+    type=click.Choice(["4", "5"]),
+    help="The generation that an adapter of Gemma's or Gemma 2's embeddings was trained under: they scale in 5 only.",
+)
+
 stream_option: Decorator = click.option(
     "--stream",
     type=click.Choice(["torch-cpu-avx2", "torch-cpu-scalar", "torch"]),

@@ -9,6 +9,8 @@ key                                                    shape             what
 ``base_model.tinylora_v.<group>``                      (u,)              the trained vector of a group
 ``base_model.model.<module>.base_layer.<parameter>``   the base's        replaces the base's parameter
 ``base_model.model.<parameter>``                       the base's        modules_to_save, and other biases
+``base_model.model.<module>.modules_to_save.<...>``                      the same once more, by bias="all"
+``base_model.model.<module>.original_module.<...>``                      the base's own, unused, by bias="all"
 ``base_model.model.<module>.tinylora_{A,B,P}.<name>``                    another adapter's, leaked by PEFT 0.19
 =====================================================  ================  ==============================================
 
@@ -32,6 +34,7 @@ WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.tinylora_(?P<part>[ABP])(?:\.(?P<adapter>.+))?")
 _VECTOR = re.compile(r"base_model\.tinylora_v\.(?P<group>0|[1-9][0-9]*)")
+_COPY = re.compile(r"\.(modules_to_save|original_module)\.")
 _REPLACED = re.compile(r"base_model\.model\.(?P<parameter>.+)")
 
 
@@ -60,8 +63,8 @@ class Factors:
 class Replacement:
     """A parameter of the base that the adapter brings whole.
 
-    `in_place`: it was saved from a layer's `base_layer`, so tied parameters share it; modules_to_save are copies of
-    their own.
+    `in_place`: it is the model's own parameter, a layer's `base_layer` or a bias, so tied parameters share it;
+    modules_to_save are copies of their own.
     """
 
     tensor: TensorInfo
@@ -85,6 +88,8 @@ class PeftAdapter:
         Group to its v.
     replaced : Mapping[str, Replacement]
         By the parameter's name in the model.
+    copies : tuple of str
+        Keys by which bias="all" saves what `replaced` has once more, or the base's own, unused.
     leaked : Mapping[str, Mapping[str, tuple[str, ...]]]
         Other adapters that PEFT 0.19 saved along: adapter name to its modules, and the keys of each.
     foreign : tuple of str
@@ -97,6 +102,7 @@ class PeftAdapter:
     modules: Mapping[str, Factors]
     vectors: Mapping[int, TensorInfo]
     replaced: Mapping[str, Replacement]
+    copies: tuple[str, ...]
     leaked: Mapping[str, Mapping[str, tuple[str, ...]]]
     foreign: tuple[str, ...]
 
@@ -194,7 +200,7 @@ def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> P
     vectors: dict[int, TensorInfo] = {}
     replaced: dict[str, Replacement] = {}
     leaked: dict[str, dict[str, tuple[str, ...]]] = {}
-    foreign = []
+    copies, foreign = [], []
     for name, info in file.tensors.items():
         if match := _FACTOR.fullmatch(name):
             module, part, adapter = match.group("module", "part", "adapter")
@@ -208,7 +214,12 @@ def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> P
         elif match := _REPLACED.fullmatch(name):
             parameter = match["parameter"]
             owner, _, last = parameter.rpartition(".base_layer.")
-            replaced[f"{owner}.{last}" if owner else parameter] = Replacement(info, in_place=bool(owner))
+            if owner:
+                replaced[f"{owner}.{last}"] = Replacement(info, in_place=True)
+            elif _COPY.search(parameter):
+                copies.append(name)
+            else:
+                replaced[parameter] = Replacement(info, in_place=not _is_saved_whole(parameter, config))
         else:
             foreign.append(name)
     modules = {module: _factors(file.path, module, found) for module, found in sorted(parts.items())}
@@ -219,9 +230,19 @@ def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> P
         modules=modules,
         vectors=dict(sorted(vectors.items())),
         replaced=replaced,
+        copies=tuple(copies),
         leaked=leaked,
         foreign=tuple(foreign),
     )
+
+
+def _is_saved_whole(parameter: str, config: TinyLoraConfig | None) -> bool:
+    """Whether a parameter, by its name in the model, is one of modules_to_save, rather than a bias."""
+    if config is None or config.bias != "all" or not parameter.endswith(".bias"):
+        return True
+    parts = parameter.split(".")[:-1]
+    owners = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return any(owner.endswith(tuple(config.modules_to_save)) for owner in owners)
 
 
 def _factors(path: Path, module: str, parts: Mapping[str, TensorInfo]) -> Factors:

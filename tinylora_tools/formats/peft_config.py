@@ -34,6 +34,7 @@ class TinyLoraConfig:
     base_class: str | None = None
     task_type: str | None = None
     bias: str = "none"
+    modules_to_save: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -74,6 +75,7 @@ def parse_config(raw: Mapping[str, Any], path: Path) -> TinyLoraConfig:
         base_class=base_class if isinstance(base_class, str) else None,
         task_type=reader.text("task_type"),
         bias=reader.text("bias") or "none",
+        modules_to_save=reader.names("modules_to_save"),
         raw=raw,
     )
 
@@ -109,6 +111,12 @@ class _Reader:
         if not isinstance(value, bool):
             raise self._bad(name, "true or false")
         return value
+
+    def names(self, name: str) -> tuple[str, ...]:
+        value = self.raw.get(name)
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            raise self._bad(name, "a list of strings")
+        return tuple(value or ())
 
     def text(self, name: str) -> str | None:
         value = self.raw.get(name)

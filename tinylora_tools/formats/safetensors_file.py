@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from .tensors import DTYPE_BITS, TensorInfo, dtype_name, numpy_dtype
+from .tensors import DTYPE_BITS, PIECE, TensorInfo, dtype_name, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,14 @@ class SafetensorsFile:
                 f"{name}: a packed {info.dtype} tensor can't be read as numbers", where=self.path
             ) from None
         return data.view(dtype).reshape(info.shape)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The tensor's bytes in turn."""
+        info = self.tensors[name]
+        with self.path.open("rb") as file:
+            file.seek(info.start)
+            for start in range(info.start, info.end, PIECE):
+                yield file.read(min(PIECE, info.end - start))
 
 
 def read_header(path: Path) -> SafetensorsFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,9 @@ DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+
+#: Bytes of a tensor that are read at a time, where it is only looked through.
+PIECE = 4 << 20
 
 #: The floating-point dtypes that weights are stored in, with the names that PyTorch gives them.
 FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -59,7 +62,8 @@ class TensorInfo:
 
 
 class TensorFile(Protocol):
-    """A file of named tensors. `tensors` costs no more than its header; `read` returns one array."""
+    """A file of named tensors. `tensors` costs no more than its header; `read` returns one array, `pieces` its bytes in
+    pieces of PIECE bytes (the last may be shorter), for where it might not fit into memory."""
 
     @property
     def path(self) -> Path: ...
@@ -71,6 +75,18 @@ class TensorFile(Protocol):
     def metadata(self) -> Mapping[str, str]: ...
 
     def read(self, name: str) -> np.ndarray[Any, Any]: ...
+
+    def pieces(self, name: str) -> Iterator[bytes]: ...
+
+
+def same_values(one: TensorFile, name: str, other: TensorFile, other_name: str) -> bool:
+    """Whether two tensors hold the same values."""
+    import numpy as np
+
+    here, there = one.tensors[name], other.tensors[other_name]
+    if here.dtype != there.dtype or here.shape != there.shape:
+        return np.array_equal(one.read(name), other.read(other_name))
+    return all(a == b for a, b in zip(one.pieces(name), other.pieces(other_name), strict=True))
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -5,13 +5,13 @@ This is the one reader that needs torch, and it is imported only when such a fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from .tensors import TensorInfo, numpy_dtype
+from .tensors import PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,12 @@ class TorchFile:
     def read(self, name: str) -> np.ndarray[Any, Any]:
         """The tensor as a read-only array; nothing is copied when it is contiguous."""
         return array_of(self._state[name])
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The tensor's bytes in turn."""
+        data = self.read(name).reshape(-1).view("uint8")
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE].tobytes()
 
 
 def array_of(tensor: Any) -> np.ndarray[Any, Any]:

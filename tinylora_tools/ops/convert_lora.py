@@ -45,6 +45,7 @@ class LoraOptions:
     dtype: str = "float32"
     stream: str = projection.DEFAULT_STREAM
     module_order: tuple[str, ...] | None = None
+    release: str | None = None
     force: bool = False
 
 
@@ -98,7 +99,7 @@ def convert_to_lora(
     for one, scale in zip(loaded, scales, strict=True):
         check_adapter(one)
         warnings += unsaved_bias(one.adapter)
-        for module, pair in _pairs(one, scale, options.stream, warnings).items():
+        for module, pair in _pairs(one, scale, options.stream, options.release).items():
             pairs.setdefault(module, []).append(pair)
     kinds = _kinds(loaded, list(pairs), warnings)
     whole = {module: _stacked(module, parts) for module, parts in pairs.items()}
@@ -136,7 +137,7 @@ def convert_to_lora(
     )
 
 
-def _pairs(loaded: LoadedAdapter, scale: float, stream: str, warnings: list[str]) -> dict[str, _Pair]:
+def _pairs(loaded: LoadedAdapter, scale: float, stream: str, release: str | None) -> dict[str, _Pair]:
     """The factors of each module's update."""
     adapter, found = loaded.adapter, {}
     with np.errstate(over="ignore", invalid="ignore"):  # _tensors refuses what isn't finite
@@ -145,7 +146,7 @@ def _pairs(loaded: LoadedAdapter, scale: float, stream: str, warnings: list[str]
             A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
             dtype = float_dtype(training_dtype(A, B))
             # PEFT's LoRA adds its update in front of an embedding's own scale, TinyLoRA's behind it.
-            own = embedding_scale(loaded.architecture, module, parts.in_features, dtype, warnings)
+            own = embedding_scale(loaded, module, dtype, release, as_buffer=True)
             found[module] = _Pair(left_factor(B, R, 1.0 / own), A)
     return found
 

@@ -127,7 +127,10 @@ def _contents(adapter: PeftAdapter) -> list[Part]:
         ("B", [f.B for f in factors]),
         ("P", [f.P for f in factors if f.P is not None]),
         ("v", adapter.vectors.values()),
-        ("bias", [info for name, info in replaced.items() if name.endswith(".bias")]),
+        (
+            "bias",
+            [*(i for name, i in replaced.items() if name.endswith(".bias")), *(tensors[k] for k in adapter.copies)],
+        ),
         ("other", [info for name, info in replaced.items() if not name.endswith(".bias")]),
         ("leaked", [tensors[key] for of in adapter.leaked.values() for keys in of.values() for key in keys]),
         ("foreign", [tensors[key] for key in adapter.foreign]),

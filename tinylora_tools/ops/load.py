@@ -10,10 +10,10 @@ from typing import Any
 
 from .. import architecture as architectures
 from ..architecture import Architecture
-from ..errors import FormatError
+from ..errors import FormatError, MismatchError, UndeterminedError
 from ..formats.checkpoint import read_model_config
 from ..formats.peft_adapter import PeftAdapter, read_adapter
-from ..sources import locate_base
+from ..sources import HUB_PREFIX, locate_base
 from .numbering import Numbering, number_modules
 from .projections import Provenance, provenance
 
@@ -64,6 +64,32 @@ def named_base(adapter: PeftAdapter) -> Path | None:
     if config is None or not config.base_model:
         return None
     return locate_base(config.base_model, config.revision, adapter.directory)
+
+
+def find_base(base: Path | None, adapters: Sequence[Path]) -> Path:
+    """The base's directory: as given, else as the adapters' configurations agree."""
+    if base is not None:
+        if not base.is_dir():
+            raise FormatError("no directory", where=base, hint="Name the directory that holds the base's config.json.")
+        return base
+    found: dict[Path, str] = {}
+    for path in adapters:
+        adapter = read_adapter(path)
+        name = adapter.config.base_model if adapter.config else None
+        directory = named_base(adapter)
+        if directory is None:
+            what = f"names {name!r} as its base, which isn't at hand" if name else "doesn't name its base"
+            hint = "Give the base's directory with --base DIR"
+            if name and name.count("/") == 1:
+                hint += f", or download it with --base {HUB_PREFIX}{name}"
+            raise UndeterminedError(what, where=adapter.path, hint=f"{hint}.")
+        found.setdefault(directory.resolve(), str(directory))
+    if len(found) > 1:
+        raise MismatchError(
+            f"the adapters name different bases: {', '.join(found.values())}",
+            hint="Say with --base which one to merge into.",
+        )
+    return Path(next(iter(found.values())))
 
 
 def _architecture_of(adapter: PeftAdapter, base_config: Mapping[str, Any] | None) -> Architecture | None:

@@ -15,13 +15,11 @@ import numpy as np
 
 from .. import architecture as architectures
 from ..core.block_sum import NumpyBlockAdder
-from ..errors import FormatError, MismatchError, OutputError, UndeterminedError
+from ..errors import MismatchError, OutputError
 from ..formats.checkpoint import SAFETENSORS_INDEX, read_checkpoint
-from ..formats.peft_adapter import read_adapter
 from ..formats.tensors import FLOAT_NAMES
-from ..sources import HUB_PREFIX
 from .base_check import OTHER_WEIGHT, moved_above
-from .load import LoadedAdapter, load_adapter, named_base, unsaved_bias
+from .load import LoadedAdapter, find_base, load_adapter, unsaved_bias
 from .merge_model import MergePlan
 from .merge_plan import plan_merge
 from .merge_tensor import TensorResult
@@ -47,6 +45,7 @@ class MergeOptions:
     force: bool = False
     dry_run: bool = False
     module_order: tuple[str, ...] | None = None
+    release: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def merge(
     """
     started = time.perf_counter()
     options, progress = options or MergeOptions(), progress or NoProgress()
-    base_path = _find_base(base, adapters)
+    base_path = find_base(base, adapters)
     inputs = [base_path, *adapters]
     check_output(output, force=options.force, inputs=inputs)
     checkpoint = read_checkpoint(base_path)
@@ -121,7 +120,12 @@ def merge(
     scales = options.scales or (1.0,) * len(loaded)
     with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused when it is written
         plan = plan_merge(
-            checkpoint, list(zip(loaded, scales, strict=True)), architecture, dtype=options.dtype, tied=options.tied
+            checkpoint,
+            list(zip(loaded, scales, strict=True)),
+            architecture,
+            dtype=options.dtype,
+            tied=options.tied,
+            release=options.release,
         )
     _check_space(output, plan.size)
     warnings = [*plan.warnings, *_adapter_warnings(loaded)]
@@ -157,32 +161,6 @@ def merge(
         modules=[_module_report(result) for result in results],
         warnings=warnings,
     )
-
-
-def _find_base(base: Path | None, adapters: Sequence[Path]) -> Path:
-    """The base's directory: as given, else as the adapters' configurations agree."""
-    if base is not None:
-        if not base.is_dir():
-            raise FormatError("no directory", where=base, hint="Name the directory that holds the base's config.json.")
-        return base
-    found: dict[Path, str] = {}
-    for path in adapters:
-        adapter = read_adapter(path)
-        name = adapter.config.base_model if adapter.config else None
-        directory = named_base(adapter)
-        if directory is None:
-            what = f"names {name!r} as its base, which isn't at hand" if name else "doesn't name its base"
-            hint = "Give the base's directory with --base DIR"
-            if name and name.count("/") == 1:
-                hint += f", or download it with --base {HUB_PREFIX}{name}"
-            raise UndeterminedError(what, where=adapter.path, hint=f"{hint}.")
-        found.setdefault(directory.resolve(), str(directory))
-    if len(found) > 1:
-        raise MismatchError(
-            f"the adapters name different bases: {', '.join(found.values())}",
-            hint="Say with --base which one to merge into.",
-        )
-    return Path(next(iter(found.values())))
 
 
 def _write(directory: Path, plan: MergePlan, options: MergeOptions, progress: Progress) -> list[TensorResult]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..errors import MismatchError, UnsupportedError
 from ..formats.peft_adapter import PeftAdapter
-from ..formats.tensors import FLOAT_NAMES, numpy_dtype
+from ..formats.tensors import FLOAT_NAMES, numpy_dtype, same_values
 from .load import LoadedAdapter
 from .merge_model import Change, Source, Update
 from .orientation import is_transposed
@@ -15,14 +13,14 @@ from .updates import embedding_scale, projected_vectors
 
 
 def gather_updates(
-    loaded: LoadedAdapter, scale: float, names: BaseNames, changes: dict[str, Change], warnings: list[str]
+    loaded: LoadedAdapter, scale: float, names: BaseNames, changes: dict[str, Change], release: str | None
 ) -> None:
     """Add each module's update to `changes`, by the parameter's name in the model.
 
     Raises
     ------
     UndeterminedError
-        If a P or a group can't be known.
+        If a P, a group or an embedding's scale can't be known.
     MismatchError, UnsupportedError
         If a weight isn't in the base, has another shape, or can't be changed.
     """
@@ -33,7 +31,7 @@ def gather_updates(
         change = changes.setdefault(parameter, Change(names.group(parameter)))
         refuse_packed(names.base, change.group.stored)
         dtype = numpy_dtype(names.base.info(change.group.stored).dtype)
-        R = R / embedding_scale(names.architecture, module, parts.in_features, dtype, warnings)
+        R = R / embedding_scale(loaded, module, dtype, release)
         expected = (parts.out_features, parts.in_features)
         transposed = is_transposed(names, adapter, module, expected, change.group.stored)
         change.updates.append(Update(adapter, module, R, transposed))
@@ -78,4 +76,4 @@ def gather_replacements(
 
 def same(one: Source, other: Source) -> bool:
     """Whether two tensors hold the same values."""
-    return np.array_equal(one.file.read(one.tensor.name), other.file.read(other.tensor.name))
+    return same_values(one.file, one.tensor.name, other.file, other.tensor.name)

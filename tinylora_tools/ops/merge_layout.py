@@ -60,7 +60,7 @@ def index_of(base: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
         info.name: file.name
         for number, file in enumerate(files)
         for info, _ in file.tensors
-        if base.shard_of.get(info.name, number) == number
+        if base.shard_of.get(info.name) == number or info.name not in base.shards[number].tensors
     }
     kept_size = all(
         info.nbytes == base.info(info.name).nbytes for f in files for info, _ in f.tensors if info.name in base

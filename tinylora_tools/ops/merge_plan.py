@@ -27,6 +27,7 @@ def plan_merge(
     *,
     dtype: str = "auto",
     tied: str = "untie",
+    release: str | None = None,
 ) -> MergePlan:
     """Decide every tensor of the merged checkpoint.
 
@@ -40,6 +41,8 @@ def plan_merge(
         Of all floating-point tensors; "auto" keeps each one's own.
     tied : "untie" or "share"
         What becomes of tied embeddings of which one is targeted.
+    release : "4" or "5", optional
+        The transformers that the adapters were trained under, where that makes a difference.
 
     Raises
     ------
@@ -52,9 +55,10 @@ def plan_merge(
     changes: dict[str, Change] = {}
     for loaded, scale in adapters:
         check_adapter(loaded)
-        gather_updates(loaded, scale, names, changes, warnings)
+        gather_updates(loaded, scale, names, changes, release)
         gather_replacements(loaded.adapter, scale, names, changes, warnings)
-    settled = _settle(base, changes, share=tied == "share")
+    settled = _settle(names, changes, share=tied == "share")
+    warnings += names.notes
     files = tuple(layout(base, names, number, settled, dtype) for number in range(len(base.shards)))
     config: dict[str, Any] = {"tie_word_embeddings": False} if settled.tied == "untied" else {}
     if dtype != "auto":
@@ -69,8 +73,8 @@ def plan_merge(
     )
 
 
-def _settle(base: Checkpoint, changes: dict[str, Change], *, share: bool) -> Settled:
-    settled = Settled()
+def _settle(names: BaseNames, changes: dict[str, Change], *, share: bool) -> Settled:
+    base, settled = names.base, Settled()
     for stored, group in {change.group.stored: change.group for change in changes.values()}.items():
         of_member = _members(Source(base.shards[base.shard_of[stored]], base.info(stored)), group, changes)
         first = next(iter(of_member.values()))
@@ -93,7 +97,21 @@ def _settle(base: Checkpoint, changes: dict[str, Change], *, share: bool) -> Set
                 hint="With --tied share all of them get the update, as in PEFT's own merge; "
                 "the adapter's forward pass doesn't compute that.",
             )
+    if settled.tied == "untied":
+        _write_out_ties(names, settled)
     return settled
+
+
+def _write_out_ties(names: BaseNames, settled: Settled) -> None:
+    """Give every other tied parameter a tensor too: without tie_word_embeddings, transformers 5 ties none of them, and
+    initialises anew what it doesn't find (BERT's `decoder.bias`)."""
+    base = names.base
+    for group in names.tied_groups():
+        kept = Outcome(Source(base.shards[base.shard_of[group.stored]], base.info(group.stored)))
+        for key in group.members.values():
+            if key not in base and key not in settled.outcomes:
+                settled.outcomes[key] = settled.outcomes.get(group.stored, kept)
+                settled.added[key] = group.stored
 
 
 def _shared_outcome(base: Checkpoint, group: TiedGroup, outcomes: list[Outcome]) -> Outcome:

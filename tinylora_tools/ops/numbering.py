@@ -14,8 +14,8 @@ from pathlib import Path
 from ..architecture import Architecture
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError
-from ..formats.peft_adapter import PeftAdapter
-from .projections import Provenance
+from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
+from .projections import Provenance, seed_is_lost
 
 WAYS_OUT = (
     "Name the base model with --base, so that its config.json tells the architecture, or give the targeted modules "
@@ -73,8 +73,11 @@ def number_modules(
     architecture: Architecture | None = None,
     module_order: Sequence[str] | None = None,
 ) -> Numbering:
-    """Places and groups of the adapter's modules. `module_order` may name more modules than the adapter targets: places
-    are counted in it, as they were in the first adapter of a model with several."""
+    """Places and groups of the adapter's modules.
+
+    `module_order` may name more modules than the adapter targets: seeds count places in it, as PEFT takes them from the
+    first adapter of a model with several. Groups do so under PEFT 0.19 only.
+    """
     order = _find_order(adapter, found, architecture, module_order)
     index = None
     if order.names is not None:
@@ -91,6 +94,16 @@ def _find_order(
     by_seed = found.order
     if module_order is not None:
         return _given_order(adapter, by_seed, list(module_order))
+    if not adapter.has_projections and (other := _other_targets(adapter)) is not None:
+        what = (
+            f"P isn't stored, and {other} beside it holds an adapter with other targets: whichever was first in the "
+            "model, the other's P follow its order"
+        )
+        hint = (
+            "Give the targeted modules of the adapter that was first, in the order of model.named_modules(), one name "
+            "a line, with --module-order FILE."
+        )
+        return _Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=hint)])
     if architecture is None and by_seed is not None:
         return _Order(by_seed, "stored P")
     if architecture is None:
@@ -123,9 +136,35 @@ def _given_order(adapter: PeftAdapter, by_seed: list[str] | None, names: list[st
             where=adapter.file.path,
             hint="List every targeted module, in the order of model.named_modules().",
         )
-    other = by_seed is not None and by_seed != names
-    note = ["the seeds of the stored P tell another order than --module-order, which is followed"] if other else []
-    return _Order(names, "--module-order", notes=note)
+    holders = sorted(name for name in names if any(o.startswith(f"{name}.") for o in names))
+    holders = [name for name in holders if name not in adapter.modules]
+    if holders:
+        raise MismatchError(
+            f"--module-order names {holders[0]}, which holds others that it names and can't be a target",
+            where=adapter.file.path,
+            hint="List the targeted modules alone, not all of model.named_modules(): seeds follow their places.",
+        )
+    notes = []
+    if by_seed is not None and by_seed != names:
+        notes.append("the seeds of the stored P tell another order than --module-order, which is followed")
+    if not adapter.has_projections and len(names) > len(adapter.modules):
+        notes.append(
+            f"--module-order names {len(names) - len(adapter.modules)} modules that the adapter doesn't target: its P "
+            "are drawn as if they were targets of an adapter that was in the model first"
+        )
+    return _Order(names, "--module-order", notes=notes)
+
+
+def _other_targets(adapter: PeftAdapter) -> Path | None:
+    """The adapter in the directory above, where PEFT puts a model's "default" one, if it has other targets."""
+    above = adapter.directory.absolute().parent
+    if not any((above / name).is_file() for name in WEIGHTS_NAMES):
+        return None
+    try:
+        modules = read_adapter(above).modules
+    except TinyLoraError:
+        return None
+    return None if modules.keys() == adapter.modules.keys() else above
 
 
 def _find_groups(
@@ -166,7 +205,8 @@ def _possible_groups(
     adapter: PeftAdapter, found: Provenance, architecture: Architecture | None, names: list[str]
 ) -> list[dict[str, int]]:
     tying = _tying(adapter)
-    own = {name: group_of(i, len(names), tying) for i, name in enumerate(names) if name in adapter.modules}
+    own_names = names if found.shared or seed_is_lost(adapter) else [n for n in names if n in adapter.modules]
+    own = {name: group_of(i, len(own_names), tying) for i, name in enumerate(own_names) if name in adapter.modules}
     if not adapter.leaked or architecture is None or len(names) > len(adapter.modules):
         return [own]
     # PEFT 0.19 kept the first adapter's numbering until it met a module that this lacked. Whether the adapter at hand

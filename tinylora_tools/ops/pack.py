@@ -146,9 +146,8 @@ def pack(
         metadata["groups"] = json.dumps(groups, separators=(",", ":"))
     vectors = {f"v.{group}": v for group, v in stored_v.items()}
     corrections = corrections_of(factors, dtypes.values())
-    others = {
-        replacement.tensor.name: adapter.file.read(replacement.tensor.name) for replacement in adapter.replaced.values()
-    }
+    whole = [replacement.tensor.name for replacement in adapter.replaced.values()]
+    others = {name: adapter.file.read(name) for name in (*whole, *adapter.copies)}
     tensors = {**vectors, **corrections, **{f"P.{names.index(n)}": P for n, P in own.items()}, **others}
     with staged_file(output, force=force) as partial:
         write_file(partial, tensors, metadata)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..architecture import Architecture
-from ..errors import MismatchError, TinyLoraError, UnsupportedError
+from ..architecture import Architecture, Tie
+from ..errors import FormatError, MismatchError, TinyLoraError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.tensors import FLOAT_NAMES
+from ..formats.tensors import FLOAT_NAMES, same_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,23 @@ def is_tied(config: dict[str, object] | None, architecture: Architecture | None)
 
 
 class BaseNames:
-    """The tensors of a checkpoint by the names that parameters have in the model."""
+    """The tensors of a checkpoint by the names that parameters have in the model.
+
+    `notes` are warnings about what was found on the way.
+    """
 
     def __init__(self, base: Checkpoint, architecture: Architecture | None) -> None:
         self.base = base
         self.architecture = architecture
         self.tied = is_tied(dict(base.config or {}), architecture)
+        self.notes: list[str] = []
+        self._groups: dict[Tie, TiedGroup | None] = {}
+        self._twice = {
+            name: shard.path.name
+            for number, shard in enumerate(base.shards)
+            for name in shard.tensors
+            if base.shard_of.get(name, number) != number
+        }
 
     def group(self, parameter: str) -> TiedGroup:
         """The tensor that a parameter is stored in, with the parameters that share it.
@@ -44,20 +56,62 @@ class BaseNames:
         ------
         MismatchError
             If the checkpoint has no such tensor.
+        FormatError
+            If it has two.
         UnsupportedError
-            If the checkpoint holds the parameter fused with others.
+            If it holds the parameter fused with others.
         """
+        group = self._group(parameter)
+        if group.stored in self._twice:
+            listed = self.base.shards[self.base.shard_of[group.stored]].path.name
+            raise FormatError(
+                f"{group.stored} is in {listed}, as the index says, and in {self._twice[group.stored]}, from which "
+                "transformers may load it",
+                where=self.base.path,
+                hint="Save the base again with save_pretrained, so that each tensor is there once.",
+            )
+        return group
+
+    def _group(self, parameter: str) -> TiedGroup:
         tie = self.architecture.ties(parameter) if self.architecture else None
         if tie is not None and (self.tied or (not tie.optional and self._own(parameter) is None)):
-            members = {member: self._own(member) for member in tie.members}
-            stored = members.get(tie.stored) or next((key for key in members.values() if key is not None), None)
-            if stored is not None:
-                named = {member: key or self._name_like(member, stored) for member, key in members.items()}
-                return TiedGroup(stored, named, tie.optional)
+            group = self._tied(tie)
+            if group is not None and parameter in group.members:
+                return group
         key = self._own(parameter)
         if key is None:
             raise self._refusal(parameter)
         return TiedGroup(key, {parameter: key}, optional=True)
+
+    def tied_groups(self) -> list[TiedGroup]:
+        """All that the class ties, as far as the checkpoint has it."""
+        ties = self.architecture.all_ties if self.architecture else ()
+        return [group for tie in ties if (group := self._tied(tie)) is not None]
+
+    def _tied(self, tie: Tie) -> TiedGroup | None:
+        """The members of a tie; without those that the checkpoint stores with other values, which transformers 5 then
+        doesn't tie, whatever the configuration says. None where it stores none of them."""
+        if tie not in self._groups:
+            members = {member: self._own(member) for member in tie.members}
+            stored = members[tie.stored] or next((key for key in members.values() if key is not None), None)
+            self._groups[tie] = None if stored is None else self._without_others(tie, stored, members)
+        return self._groups[tie]
+
+    def _without_others(self, tie: Tie, stored: str, members: Mapping[str, str | None]) -> TiedGroup:
+        same = {}
+        for member, key in members.items():
+            if key is None or key == stored or self._same(key, stored):
+                same[member] = key or self._name_like(member, stored)
+            else:
+                self.notes.append(
+                    f"{key} and {stored} are stored with different values, though the configuration ties them: they "
+                    "are taken for two tensors, as transformers 5 does (and 4 doesn't)"
+                )
+        return TiedGroup(stored, same, tie.optional)
+
+    def _same(self, one: str, other: str) -> bool:
+        shards, shard_of = self.base.shards, self.base.shard_of
+        return same_values(shards[shard_of[one]], one, shards[shard_of[other]], other)
 
     def kind(self, module: str) -> str | None:
         """The module's type: Linear, Conv1D or Embedding; None when the architecture doesn't say."""

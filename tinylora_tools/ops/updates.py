@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..architecture import Architecture
 from ..core import projection
 from ..core.lowrank import Array, projected
 from ..errors import MismatchError
@@ -61,18 +61,20 @@ def projected_vectors(
 
 
 def embedding_scale(
-    architecture: Architecture | None, module: str, dim: int, dtype: np.dtype[Any], warnings: list[str]
+    loaded: LoadedAdapter, module: str, dtype: np.dtype[Any], release: str | None, *, as_buffer: bool = False
 ) -> float:
-    """What an embedding of a weight (vocab, dim) in `dtype` multiplies what it looks up by; 1 for other modules.
+    """What an embedding of a weight in `dtype` multiplies what it looks up by; 1 for other modules.
 
-    PEFT adds TinyLoRA's update behind that, so an update that goes in front of it has to be divided by it.
+    PEFT adds TinyLoRA's update behind that, so an update that goes in front of it has to be divided by it. A buffer is
+    rounded to the weight's dtype, a Python number isn't, but (`as_buffer`) by PEFT's LoRA.
+
+    Raises
+    ------
+    UndeterminedError
+        If that depends on the release of transformers, or on a configuration, that isn't known.
     """
-    scaled = architecture.scaled(module) if architecture else False
-    if scaled is None:
-        warnings.append(
-            f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
-            "behind that, and by the model under 4. What is written is right for an adapter trained under 4"
-        )
-    if not scaled:
+    scaling = loaded.architecture.scaling(module, release) if loaded.architecture else None
+    if scaling is None:
         return 1.0
-    return float(np.sqrt(float(dim)).astype(np.float32).astype(dtype))  # the scale is rounded to the weight's dtype
+    root = math.sqrt(loaded.adapter.modules[module].in_features)
+    return float(np.float32(root).astype(dtype)) if as_buffer or scaling == "buffer" else root

@@ -218,11 +218,11 @@ def _renamed(parameter: str, stored: Mapping[str, str]) -> str | None:
 
 
 def for_task(architecture: Architecture, task_type: str) -> Architecture | None:
-    """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none."""
+    """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none, or PEFT hasn't."""
     family = _data()["families"][architecture.model_type]
     if task_type == "FEATURE_EXTRACTION":
         return _architecture(architecture.model_type, family["bare"], architecture.scale_embedding)
-    endings = _TASK_CLASSES[task_type]
+    endings = _TASK_CLASSES.get(task_type, ())
     if architecture.class_name.endswith(endings):
         return architecture
     name = next((name for ending in endings for name in family["classes"] if name.endswith(ending)), None)

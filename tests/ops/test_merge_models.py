@@ -197,3 +197,16 @@ def test_a_module_order_of_all_modules(tmp_path: Path) -> None:
     names = [name for name, _ in load(made.model_class, made.base).named_modules() if name]
     with pytest.raises(MismatchError, match=r"names model, which holds others"):
         merge([made.adapter], tmp_path / "out", made.base, MergeOptions(module_order=tuple(names)))
+
+
+def test_dense_layers_that_peft_takes_for_experts(tmp_path: Path) -> None:
+    """PEFT drops their LoRA under transformers 5: the warning is to go when it no longer does."""
+    experts = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [0]}
+    targets = ["gate_proj", "up_proj", "down_proj"]
+    made = make(tmp_path, "Qwen3MoeForCausalLM", {**GEMMA, **experts}, target_modules=targets)
+    report = convert_to_lora([made.adapter], tmp_path / "lora", base_config=config_of_base(made.base))
+    assert any("drops what belongs to other layers, here model.layers.0.mlp" in warning for warning in report.warnings)
+    lora = peft.PeftModel.from_pretrained(load(made.model_class, made.base), tmp_path / "lora")
+    assert distance(made, logits(lora.eval())) > 0.99
+    merge([made.adapter], tmp_path / "out", made.base)
+    assert distance(made, logits(load(made.model_class, tmp_path / "out"))) <= CLOSE

@@ -141,6 +141,30 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "u": 3,
         },
     ),
+    "all linear of a layer": (
+        "qwen2-bf16",
+        "AutoModelForCausalLM",
+        {"target_modules": "all-linear", "layers_to_transform": [0], "u": 3},
+    ),
+    "all of few, whatever the layer": (  # PEFT puts the full names of up to 19 into the list, and those count anywhere
+        "llama-fp32",
+        "AutoModelForCausalLM",
+        {"target_modules": "all-linear", "layers_to_transform": [0], "u": 3},
+    ),
+    "full names count in every layer": (
+        "llama-fp32",
+        "AutoModelForCausalLM",
+        {
+            "target_modules": ["model.layers.1.self_attn.q_proj", "v_proj", "lm_head"],
+            "layers_to_transform": [0],
+            "u": 3,
+        },
+    ),
+    "many names": (
+        "qwen2-bf16",
+        "AutoModelForCausalLM",
+        {"target_modules": [f"layers.{i}.self_attn.{p}_proj" for i in range(12) for p in "qk"], "u": 3},
+    ),
     "embedding, all biases": (
         "qwen2-tied-bf16",
         "AutoModelForCausalLM",
@@ -196,6 +220,8 @@ def test_init_writes_what_peft_writes_and_peft_trains_it(name: str, tmp_path: Pa
     assert config.keys() == other.keys()
     for key in config.keys() - {"auto_mapping", "target_modules", "base_model_name_or_path"}:
         assert config[key] == other[key], key
+    targets, peft_s_targets = (given["target_modules"] for given in (config, other))
+    assert targets == peft_s_targets if isinstance(targets, str) else set(targets) == set(peft_s_targets)
 
     fresh = getattr(transformers, auto).from_pretrained(ROOT / "bases" / base, dtype="auto")
     with warnings.catch_warnings(record=True) as caught:
@@ -257,6 +283,44 @@ def test_uniform_v_comes_from_a_recorded_seed(tmp_path: Path) -> None:
     assert not np.array_equal(v[0], v[2])
     assert 0.05 < np.abs(v[0]).max() <= 0.1
     assert not np.array_equal(v[0], files[0].read("base_model.tinylora_v.4"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_biases_that_are_tied(tmp_path: Path) -> None:
+    """PEFT saves them under both names; each of its trained parameters counts once."""
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = transformers.BertForMaskedLM(config)
+    model.save_pretrained(tmp_path / "base")
+    arguments = {"target_modules": "all-linear", "bias": "all", "u": 2}
+    theirs = peft.get_peft_model(model, peft.TinyLoraConfig(**arguments))
+    theirs.save_pretrained(tmp_path / "theirs")
+    settings = settings_of({**DEFAULTS, **arguments})
+    init(tmp_path / "base", tmp_path / "ours", settings)
+    ours_file, theirs_file = (read_header(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
+    assert ours_file.tensors.keys() == theirs_file.tensors.keys()
+    trained = {name: p.numel() for name, p in theirs.named_parameters() if p.requires_grad}
+    found = count(tmp_path / "base", settings)
+    assert found.trainable_parameters == sum(n for name, n in trained.items() if "tinylora_v" in name)
+    assert found.bias_parameters == sum(n for name, n in trained.items() if name.endswith("bias"))
+
+
+def test_a_base_without_the_head_that_its_task_needs(tmp_path: Path) -> None:
+    base = ROOT / "bases" / "llama-fp32"
+    settings = Settings(Targets(("q_proj",), task_type="SEQ_CLS"))
+    with pytest.raises(TinyLoraError, match="the base has no classifier or score"):
+        init(base, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+    assert any("the base has no classifier or score" in warning for warning in count(base, settings).warnings)
+
+
+def test_expressions_that_are_none() -> None:
+    for given in ({"modules_to_save": ("(",)}, {"layers_pattern": ("[",)}):
+        with pytest.raises(TinyLoraError, match="which is no expression"):
+            Targets(("q_proj",), **given)
+    with pytest.raises(TinyLoraError, match="init_v_bound is -1"):
+        Settings(init_weights="uniform", init_v_bound=-1.0).check()
 
 
 def test_default_targets_need_a_known_model() -> None:

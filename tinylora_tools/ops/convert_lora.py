@@ -30,6 +30,11 @@ from .updates import check_adapter, embedding_scale, projected_vectors
 
 Server = Literal["peft", "vllm"]
 
+#: Families whose LoRA PEFT moves to the fused experts of transformers 5, by these names alone (PEFT 0.21.2,
+#: utils/transformers_weight_conversion.py).
+_WITH_EXPERTS = {"deepseek_v3", "qwen3_moe"}
+_OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
@@ -107,6 +112,7 @@ def convert_to_lora(
     rank = max(ranks.values())
     differing = {module: r for module, r in ranks.items() if r != rank} if options.rank_pattern else {}
     _check_server(loaded, differing, options.server)
+    warnings += _dropped_by_peft(loaded, list(whole), options.server)
     tensors: dict[str, Array] = {}
     for module, pair in whole.items():
         tensors |= _tensors(module, pair, ranks[module] if differing else rank, kinds[module], options.dtype)
@@ -179,6 +185,21 @@ def _kinds(loaded: Sequence[LoadedAdapter], modules: Sequence[str], warnings: li
     return {module: kind for module, kind in found.items() if kind is not None}
 
 
+def _dropped_by_peft(loaded: Sequence[LoadedAdapter], modules: Sequence[str], server: Server) -> list[str]:
+    """A warning where PEFT takes the LoRA of dense layers for the experts', which transformers 5 fuses."""
+    family = next((one.architecture.model_type for one in loaded if one.architecture), "")
+    dense = [m for m in modules if m.endswith(_OF_EXPERTS) and ".experts." not in m]
+    if server != "peft" or family not in _WITH_EXPERTS or not dense:
+        return []
+    return [
+        f"PEFT under transformers 5 takes {', '.join(_OF_EXPERTS)} of a {family} for its experts' and drops what "
+        f"belongs to other layers, here {dense[0]}"
+        + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
+        + ": to use the "
+        "adapter there, merge it"
+    ]
+
+
 def _check_server(loaded: Sequence[LoadedAdapter], differing: Mapping[str, int], server: Server) -> None:
     if server != "vllm":
         return
@@ -209,7 +230,9 @@ def _tensors(module: str, pair: _Pair, rank: int, kind: str, dtype: str) -> dict
         finite = all(np.all(np.isfinite(exact)) for exact in (first, second))
         raise UnsupportedError(
             f"{module}: its factors " + (f"are too large for {target.name}" if finite else "hold NaN or Inf"),
-            hint="Choose float32, or a smaller scale." if finite else "Check the adapter, and its scale.",
+            hint=f"Choose {'a smaller scale' if dtype == 'float32' else 'float32, or a smaller scale'}."
+            if finite
+            else "Check the adapter, and its scale.",
         )
     return dict(zip(factor_keys(module, embedding=kind == "Embedding"), values, strict=True))
 

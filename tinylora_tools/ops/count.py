@@ -130,7 +130,8 @@ def count(
 
 
 def _parameters(plan: Plan, part: str) -> int:
-    return sum(t.parameters for t in plan.tensors if t.part == part)
+    """Those of one kind; a bias that two modules share is one, though the file holds it under both names."""
+    return sum({t.source if part == "bias" else t.key: t.parameters for t in plan.tensors if t.part == part}.values())
 
 
 def _as_list(wanted: str | tuple[str, ...]) -> str | list[str]:

@@ -58,7 +58,7 @@ def import_foreign(
     if any(not np.array_equal(vectors[n], vectors[m]) for n, m in _pairs(names, numbers)):
         tying, numbers = 0.0, list(range(len(names)))  # rounded to the dtypes of several weights
     tensors |= {vector_key(number): vectors[name] for name, number in zip(names, numbers, strict=True)}
-    targets = tuple(sorted(names)) if model is None else shortest_targets([model.modules[n] for n in names], model)
+    targets = tuple(sorted(names)) if model is None else shortest_targets(names, model)
     settings = Settings(Targets(targets), rank=adapter.rank, proj_dim=adapter.proj_dim, weight_tying=tying)
     config = config_json(settings, Selection((), targets), base_name(base) if base else adapter.base_model)
     if model is not None and model.architecture and model.architecture.class_name.endswith("ForCausalLM"):

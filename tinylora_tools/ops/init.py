@@ -15,7 +15,7 @@ import torch
 from ..core import projection
 from ..core.factors import rounded_as_peft, top_triplets
 from ..core.torch_arrays import array_of, check_device
-from ..errors import FormatError, TinyLoraError
+from ..errors import FormatError, MismatchError, TinyLoraError
 from ..formats.checkpoint import read_checkpoint
 from ..formats.peft_adapter import WEIGHTS_NAMES
 from ..formats.peft_config import CONFIG_NAME
@@ -23,7 +23,7 @@ from ..formats.safetensors_file import build_header
 from ..formats.tensors import FLOAT_NAMES, numpy_dtype
 from .factoring_notes import undetermined_vectors
 from .model_modules import Module
-from .new_adapter import NewTensor, Plan, Settings, base_name, config_json, open_model, plan_adapter
+from .new_adapter import NewTensor, Plan, Settings, base_name, config_json, missing_head, open_model, plan_adapter
 from .progress import NoProgress, Progress
 from .staging import staged_directory
 from .weights import Array, as_matrix, for_each, read_weight
@@ -88,6 +88,13 @@ def init(
     checkpoint = read_checkpoint(base)
     task = settings.targets.task_type
     model = open_model(checkpoint, task_type=task, release=release, module_order=module_order)
+    if (head := missing_head(model, settings.targets)) is not None:
+        raise MismatchError(
+            head,
+            where=base,
+            hint="Give the base its head first, with transformers: load it as the task's class, save_pretrained, and "
+            "name that directory.",
+        )
     plan = plan_adapter(checkpoint, model, settings)
     uniform = settings.init_weights == "uniform"
     with staged_directory(output, force=force, inputs=[base]) as directory:

@@ -112,7 +112,7 @@ def model_modules(
         present = [member for member in tie.members if member in parameters]
         if present and (tied or not tie.optional):
             key = parameters[tie.stored if tie.stored in parameters else present[0]]
-            absent = (m for m in tie.members if generalised(m.removesuffix(".weight")) in leaves)
+            absent = (m for m in tie.members if generalised(m.rpartition(".")[0]) in leaves)
             parameters |= {member: key for member in absent if member not in parameters}
     found = {}
     for parameter, key in parameters.items():

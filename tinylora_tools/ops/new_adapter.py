@@ -62,6 +62,8 @@ class Settings:
             raise FormatError(f"tinylora_dropout is {self.dropout}, expected a number from 0 to 1")
         if self.targets.layers_pattern and not self.targets.layers_to_transform:
             raise FormatError("layers_pattern is given without layers_to_transform", hint="Give both, or neither.")
+        if self.init_v_bound < 0.0 and self.init_weights == "uniform":
+            raise FormatError(f"init_v_bound is {self.init_v_bound}, expected 0 or more")
         if self.projection_seed < -(2**63) or self.projection_seed + modules > 2**64:
             raise FormatError(
                 f"projection_seed is {self.projection_seed}: it, or a seed counted from it, is out of torch's range"
@@ -220,6 +222,8 @@ def _warnings(model: ModelModules, selection: Selection, settings: Settings) -> 
     found = reduced_ranks(selection.modules, settings.rank)
     missing = [end for end in settings.targets.modules_to_save if not any(n.endswith(end) for n in _all_names(model))]
     found += [f"modules_to_save: no module is called {name}" for name in missing]
+    if (head := missing_head(model, settings.targets)) is not None:
+        found.append(f"{head}: what it adds isn't counted")
     if not settings.save_projection:
         found.append(
             "P won't be in the file: PEFT draws it from projection_seed, with values that differ between machines"
@@ -230,6 +234,13 @@ def _warnings(model: ModelModules, selection: Selection, settings: Settings) -> 
     if settings.fan_in_fan_out is not None and settings.fan_in_fan_out != bool(conv):
         found.append(f"fan_in_fan_out is set to {str(bool(conv)).lower()}, by the type of the targeted layers")
     return found
+
+
+def missing_head(model: ModelModules, targets: Targets) -> str | None:
+    """What to say where the base lacks the head that an adapter of its task saves whole."""
+    if not targets.heads or any(name.endswith(targets.heads) for name in _all_names(model)):
+        return None
+    return f"the base has no {' or '.join(targets.heads)}, the head that a {targets.task_type} adapter trains and holds"
 
 
 def _all_names(model: ModelModules) -> set[str]:

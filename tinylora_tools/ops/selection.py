@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -22,6 +22,9 @@ ALL_LINEAR = "all-linear"
 
 #: A target that holds one of these is a regular expression.
 _REGEX_CHARACTERS = frozenset("*+?()[]{}|^$\\")
+
+#: From so many targets on, PEFT looks for fewer that select the same.
+_MANY = 20
 
 #: Modules that PEFT's classes for a task train and save whole, whatever the configuration lists.
 _HEADS = {
@@ -45,10 +48,23 @@ class Targets:
     layers_pattern: tuple[str, ...] = ()
     task_type: str | None = None
 
+    def __post_init__(self) -> None:
+        for option, patterns in (("modules_to_save", self.modules_to_save), ("layers_pattern", self.layers_pattern)):
+            for pattern in patterns:  # PEFT puts them into expressions as they are
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise FormatError(f"{option} names {pattern!r}, which is no expression: {error}") from None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What PEFT adds to modules_to_save for the task: names of which the model has one."""
+        return _HEADS.get(self.task_type or "", ())
+
     @property
     def saved(self) -> tuple[str, ...]:
         """modules_to_save, with those that PEFT adds for the task."""
-        return tuple(dict.fromkeys((*self.modules_to_save, *_HEADS.get(self.task_type or "", ()))))
+        return tuple(dict.fromkeys((*self.modules_to_save, *self.heads)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +102,12 @@ def select(model: ModelModules, targets: Targets, where: Path) -> Selection:
     """
     wanted = targets.modules if targets.modules is not None else default_targets(model, where)
     if wanted == ALL_LINEAR:
-        chosen = _all_linear(model, targets)
-        if not chosen:
+        wanted = _all_linear(model, targets)
+        if not wanted:
             raise MismatchError("the model has no linear layer", where=where)
-        return Selection(tuple(chosen), shortest_targets(chosen, model))
+    if isinstance(wanted, tuple) and len(wanted) >= _MANY:
+        fewer = shortest_targets(wanted, model)
+        wanted = fewer if len(fewer) < len(wanted) else wanted
     wrong = [name for name in sorted(model.inner_names()) if _matches(name, wanted, targets)]
     if wrong:
         raise UnsupportedError(
@@ -141,25 +159,35 @@ def _excluded(name: str, targets: Targets) -> bool:
     return any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in targets.saved)
 
 
-def _all_linear(model: ModelModules, targets: Targets) -> list[Module]:
-    """Every Linear and Conv1D but the output embedding, or the head of a classifier."""
+def _all_linear(model: ModelModules, targets: Targets) -> tuple[str, ...]:
+    """The names of every Linear and Conv1D but the output embedding, or the head of a classifier."""
     head = model.output
     if head is None and targets.task_type == "SEQ_CLS":
         head = next(
             (name for name in _HEADS["SEQ_CLS"][::-1] if name in model.modules or name in model.inner_names()), None
         )
-    linear = [module for module in model.modules.values() if module.kind != "Embedding" and module.name != head]
-    return [module for module in linear if not _excluded(module.name, targets)]
+    return tuple(name for name, module in model.modules.items() if module.kind != "Embedding" and name != head)
 
 
-def shortest_targets(chosen: Sequence[Module], model: ModelModules) -> tuple[str, ...]:
-    """Ends of names that select just these, where the last parts do; else the full names."""
-    names = {module.name for module in chosen}
-    ends = {name.rpartition(".")[2] for name in names}
-    others = (model.modules.keys() | model.inner_names()) - names
-    if any(other.rpartition(".")[2] in ends or other in ends for other in others):
-        return tuple(sorted(names))
-    return tuple(sorted(ends))
+def shortest_targets(wanted: Iterable[str], model: ModelModules) -> tuple[str, ...]:
+    """A few ends of names that select what many names, or ends of names, select: each as short as no other module has
+    it, found in the order in which PEFT finds them."""
+    all_names = model.modules.keys() | model.inner_names()
+    wanted = set(wanted)
+    suffixes = tuple(f".{name}" for name in wanted)
+    others = {end for name in all_names if name not in wanted and not name.endswith(suffixes) for end in _ends(name)}
+    found: set[str] = set()
+    for ends in sorted(_ends(name) for name in wanted):
+        if not any(ends[-1].endswith(f".{end}") for end in found):
+            new = next((end for end in ends if end not in found and end not in others), None)
+            found |= {new} if new is not None else set()
+    return tuple(sorted(found)) or tuple(wanted)
+
+
+def _ends(name: str) -> list[str]:
+    """`c`, `b.c` and `a.b.c` of `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
 def _matches(name: str, wanted: str | tuple[str, ...], targets: Targets) -> bool:
@@ -167,7 +195,9 @@ def _matches(name: str, wanted: str | tuple[str, ...], targets: Targets) -> bool
         return False
     if isinstance(wanted, str):
         return re.fullmatch(wanted, name) is not None
-    if not any(name == end or name.endswith(f".{end}") for end in wanted):
+    if name in wanted:
+        return True
+    if not any(name.endswith(f".{end}") for end in wanted):
         return False
     return not targets.layers_to_transform or _layer_of(name, targets) in targets.layers_to_transform
 

@@ -86,6 +86,11 @@ def test_numbers_too_long(copied: Copied, refused: Callable[..., str]) -> None:
         assert f"{path}: not valid JSON" in message
         assert "next: " in message
         path.write_text(whole)
+    for key in ("base_model.tinylora_v.{}", "base_model.model.model.layers.{}.self_attn.q_proj.tinylora_A"):
+        long = key.format("9" * 5000)
+        edit(adapter / "adapter_model.safetensors", lambda t, long=long: t.update({long: np.zeros(3, np.float32)}))
+        assert "a tensor's name has 50" in refused(adapter, base)
+        edit(adapter / "adapter_model.safetensors", lambda t, long=long: t.pop(long))
 
 
 def test_numbers_too_long_in_a_packed_adapter(copied: Copied, tinylora: Run, tmp_path: Path) -> None:

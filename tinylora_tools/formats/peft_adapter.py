@@ -32,6 +32,9 @@ from .tensors import TensorFile, TensorInfo
 
 WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
+#: Characters of a key: far more than a module's path has, and few enough for every number in it.
+_LONGEST = 1000
+
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.tinylora_(?P<part>[ABP])(?:\.(?P<adapter>.+))?")
 _VECTOR = re.compile(r"base_model\.tinylora_v\.(?P<group>0|[1-9][0-9]*)")
 _COPY = re.compile(r"\.(modules_to_save|original_module)\.")
@@ -202,6 +205,8 @@ def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> P
     leaked: dict[str, dict[str, tuple[str, ...]]] = {}
     copies, foreign = [], []
     for name, info in file.tensors.items():
+        if len(name) > _LONGEST:
+            raise FormatError(f"a tensor's name has {len(name)} characters", where=file.path, hint="Save it again.")
         if match := _FACTOR.fullmatch(name):
             module, part, adapter = match.group("module", "part", "adapter")
             if adapter is None:

@@ -357,7 +357,8 @@ def test_outputs_without_a_place(copied: Copied, tinylora: Run, tmp_path: Path) 
     (tmp_path / ".full.tinylora-partial").write_text("keep me")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "thesis.tex").write_text("years of work")
-    (tmp_path / ".linked.tinylora-partial").symlink_to(tmp_path / "kept")
+    for name in ("linked", "linked.safetensors"):
+        (tmp_path / f".{name}.tinylora-partial").symlink_to(tmp_path / "kept")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
@@ -374,8 +375,8 @@ def test_outputs_without_a_place(copied: Copied, tinylora: Run, tmp_path: Path) 
     ):
         result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / name)
         assert (result.code, message in result.err, "  next: " in result.err) == (1, True, True), result
-    result = tinylora("factor", base, "--target-modules", "q_proj", "-o", tmp_path / "linked")
-    assert (result.code, ".linked.tinylora-partial is in the way" in result.err) == (1, True), result
+    result = tinylora("factor", base, "--target-modules", "q_proj", "-o", tmp_path / "linked.safetensors")
+    assert (result.code, ".linked.safetensors.tinylora-partial is in the way" in result.err) == (1, True), result
     assert snapshot(tmp_path) == before
 
 

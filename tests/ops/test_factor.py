@@ -217,6 +217,35 @@ def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
         factor(base, tmp_path / "f.safetensors", LINEAR)
 
 
+def test_a_rerun_that_would_drop_modules_is_refused(base: Path, tmp_path: Path) -> None:
+    out, few = tmp_path / "f.safetensors", Targets(modules=("q_proj",))
+    factor(base, out, LINEAR)
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match="12 more modules, which this run leaves out"):
+        factor(base, out, FactorOptions(targets=few))
+    assert out.read_bytes() == before
+    assert factor(base, out, FactorOptions(targets=few, force=True)).reused == 2
+    assert factor(base, out, LINEAR).reused == 2
+
+
+@pytest.mark.parametrize("by", ["directory", "file", "link"])
+def test_no_file_of_the_base_is_replaced(base: Path, tmp_path: Path, by: str) -> None:
+    (tmp_path / "link").symlink_to(base)
+    (base / "model.safetensors").rename(tmp_path / "blob")  # as the Hub's cache has it
+    (base / "model.safetensors").symlink_to(tmp_path / "blob")
+    (base / "notes.safetensors").write_text("mine")
+    named = {"directory": base, "file": base / "model.safetensors", "link": tmp_path / "link"}[by]
+    forced = FactorOptions(targets=Targets(modules=("q_proj",)), force=True)
+    for name in ("model.safetensors", "notes.safetensors"):
+        before = (base / name).read_bytes()
+        with pytest.raises(OutputError, match="exists already in the base's directory"):
+            factor(named, base / name, forced)
+        assert (base / name).read_bytes() == before
+    factor(named, base / "f.safetensors", LINEAR)
+    assert factor(named, base / "f.safetensors", LINEAR).reused == 14
+    factor(named, base / "f.safetensors", forced)
+
+
 def test_what_it_did_not_write_is_not_replaced(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "f.safetensors"
     shutil.copy(base / "model.safetensors", out)

@@ -25,7 +25,7 @@ from .model_modules import Module
 from .new_adapter import open_model
 from .progress import NoProgress, Progress
 from .selection import Targets, select
-from .staging import resumable_file
+from .staging import lies_in, require_ending, resumable_file
 from .targets import refuse_packed
 from .weights import Array, as_matrix, fingerprint, for_each, read_weight
 
@@ -90,8 +90,8 @@ def factor(
     Raises
     ------
     TinyLoraError
-        For a base, targets or a rank that don't do; an output that exists and is of another base (without `force`); a
-        device that isn't there.
+        For a base, targets or a rank that don't do; an output that exists and is of another base or of more modules
+        (without `force`), or is a file of the base's; a device that isn't there.
     """
     started = time.perf_counter()
     options, progress = options or FactorOptions(), progress or NoProgress()
@@ -111,7 +111,7 @@ def factor(
     modules = select(model, options.targets, base).modules
     for module in modules:
         refuse_packed(checkpoint, module.tensor.name)
-    older = _older(output, force=options.force)
+    older = _older(output, base if base.is_dir() else base.parent, force=options.force)
     if older is not None and not options.force:
         _refuse_another(older, checkpoint, modules, options.rank, output)
     with resumable_file(output) as (parts, whole):
@@ -130,25 +130,36 @@ def factor(
     )
 
 
-def _older(output: Path, *, force: bool) -> FactorsFile | None:
-    """What an earlier run made of the output."""
-    if not output.exists():
-        return None
+def _older(output: Path, beside: Path, *, force: bool) -> FactorsFile | None:
+    """What an earlier run made of the output. Other files of the base's directory, `beside`, are never replaced."""
     if output.is_dir():
         raise OutputError("is a directory", where=output, hint="Name a file.")
+    require_ending(output)
+    if not output.exists():
+        return None
     try:
         return read_factors(output)
     except FormatError as error:
+        if lies_in(output, beside):
+            what = f"exists already in the base's directory, where only factors are replaced, and {error.what}"
+            raise OutputError(what, where=output, hint="Name another output.") from None
         if force and output.is_file():
             return None
         raise OutputError(f"exists already, and {error.what}", where=output, hint=error.hint) from None
 
 
 def _refuse_another(older: FactorsFile, base: Checkpoint, modules: Sequence[Module], rank: int, output: Path) -> None:
-    """Raise OutputError if the output holds nothing that this run would write too."""
+    """Raise OutputError if the output holds what this run wouldn't write again, or nothing of this base."""
     hint = "Name another output, or replace it with --force."
     if older.rank != rank:
         raise OutputError(f"exists already and holds factors with r={older.rank}", where=output, hint=hint)
+    dropped = older.modules.keys() - {module.name for module in modules}
+    if dropped:
+        raise OutputError(
+            f"holds factors of {len(dropped)} more modules, which this run leaves out, {min(dropped)} among them",
+            where=output,
+            hint=f"Target them too. {hint}",
+        )
     for module in modules:
         facts = older.modules.get(module.name)
         if facts is not None and facts["fingerprint"] == fingerprint(read_weight(base, module)):

@@ -60,10 +60,8 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
     OutputError
         If `output` exists (and `force` isn't given, or it is a directory) or can't be written, and for a full disk.
     """
+    check_file(output, force=force)
     with _explained(output):
-        if output.exists() and (not force or not output.is_file()):
-            hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
-            raise OutputError("exists already", where=output, hint=hint)
         partial = _meanwhile(output.absolute(), "partial")
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
@@ -107,6 +105,22 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
         os.close(lock)
 
 
+def check_file(output: Path, *, force: bool) -> None:
+    """Raise OutputError if a new file can't become `output`, as `staged_file`: for who checks before long work."""
+    with _explained(output):
+        if output.exists() and (not force or not output.is_file()):
+            hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
+            raise OutputError("exists already", where=output, hint=hint)
+
+
+def require_ending(output: Path) -> None:
+    """Raise OutputError for a safetensors file by a name that nothing would read it by."""
+    if output.suffix != ".safetensors":
+        raise OutputError(
+            "expected the ending .safetensors", where=output, hint=f"Name it {output.name}.safetensors, for example."
+        )
+
+
 def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     """Raise OutputError if `output` may not be written as a directory."""
     keep_apart(output, inputs)
@@ -139,6 +153,11 @@ def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
             raise OutputError(
                 f"the output {relation} the input {path}", where=output, hint="Name a directory apart from the inputs."
             )
+
+
+def lies_in(output: Path, directory: Path) -> bool:
+    """Whether a file, or the link that has its name, lies in a directory."""
+    return _real(directory) in (_real(output.parent) / output.name).parents
 
 
 def _real(path: Path) -> Path:

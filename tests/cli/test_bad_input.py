@@ -101,7 +101,7 @@ def test_numbers_too_long_in_a_packed_adapter(copied: Copied, tinylora: Run, tmp
     for changed, named, message in (
         ({"config": f'{{"u": {long}}}'}, {}, "hold no configuration"),
         ({"groups": f"[{long}]"}, {}, "'groups' isn't a list of int"),
-        ({}, {"v.0": f"v.{long}"}, "lacks the vector of a group"),
+        ({}, {"v.0": f"v.{long}"}, "which nothing packs"),
     ):
         save_file({named.get(name, name): values for name, values in tensors.items()}, path, metadata | changed)
         result = tinylora("merge", path, "--base", base, "-o", tmp_path / "o")

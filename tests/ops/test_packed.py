@@ -158,20 +158,45 @@ def test_p_that_isn_t_there_isn_t_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "dtype"), [(("_A",), torch.bfloat16), (("_A", "_B"), torch.float64), ((".0",), torch.bfloat16)], ids=str
+    ("ends", "dtype", "way_out"),
+    [
+        (("_A",), torch.bfloat16, "--adapter-dtype float32"),
+        (("_A",), torch.float64, "Ship it in PEFT's form"),
+        (("_A", "_B"), torch.float64, "Ship it in PEFT's form"),
+        (("_A", "_B", "_P"), torch.float64, "Ship it in PEFT's form"),
+        ((".0",), torch.bfloat16, "Ship it in PEFT's form"),
+    ],
+    ids=str,
 )
-def test_dtypes_that_cannot_come_back_are_refused(ends: tuple[str, ...], dtype: torch.dtype, tmp_path: Path) -> None:
+def test_dtypes_that_cannot_come_back_are_refused(
+    ends: tuple[str, ...], dtype: torch.dtype, way_out: str, tmp_path: Path
+) -> None:
     case = fixture("peft021-layers")
 
     def change(state: dict[str, Any]) -> None:
         for key in state:
             if key.endswith(ends):
-                state[key] = (state[key] * (1 + 1e-3 * (dtype == torch.float64))).to(dtype)
+                state[key] = state[key].to(dtype) * (1 + 1e-3 * (dtype == torch.float64))
 
     adapter = edited_adapter(case, tmp_path / "a", change)
-    with pytest.raises(UnsupportedError, match="wouldn't come back as it is"):
+    with pytest.raises(UnsupportedError, match="wouldn't come back as it is") as caught:
         pack(adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    assert way_out in str(caught.value.hint)
     assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_hint_that_says_to_leave_exact_out_is_right(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+
+    def widen(state: dict[str, Any]) -> None:
+        for key in [key for key in state if key.endswith(("_A", "_B", "_P"))]:
+            state[key] = state[key].double() * (1 if key.endswith("_P") else 1 + 1e-9)
+
+    adapter = edited_adapter(case, tmp_path / "a", widen)
+    with pytest.raises(UnsupportedError) as caught:
+        pack(adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    assert str(caught.value.hint).startswith("Leave --exact out")
+    assert not pack(adapter, case.base, tmp_path / "p.safetensors").identical
 
 
 def test_rounding_of_v_is_measured(tmp_path: Path) -> None:
@@ -271,6 +296,8 @@ def edited(path: Path, **changes: str | None) -> Path:
         ({"P": "x"}, MismatchError, "P came out otherwise"),
         ({"signs": ""}, FormatError, "lacks signs"),
         ({"weights": None}, FormatError, "lack 'weights'"),
+        ({"tensors": None}, FormatError, "lack 'tensors'"),
+        ({"tensors": "x"}, FormatError, "its tensors aren't those that were packed"),
         ({"dtypes": '["bfloat16"]'}, FormatError, "don't fit the 84 modules"),
         ({"groups": "{}"}, FormatError, "isn't a list"),
     ],
@@ -283,6 +310,54 @@ def test_a_file_that_was_changed_is_told(
     pack(case.adapter, case.base, tmp_path / "p.safetensors")
     with pytest.raises(error, match=said):
         restored(edited(tmp_path / "p.safetensors", **changes), case.base)
+
+
+def tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a file with other tensors."""
+    state = load_file(path)
+    change(state)
+    target = path.with_name("tampered.safetensors")
+    save_file(state, target, dict(read_header(path).metadata))
+    return target
+
+
+NORM = "base_model.model.model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update({"v.0": -state["v.0"]}),
+        lambda state: state.update({"v.0": state["v.0"].double()}),
+        lambda state: state.update({"v.9": state["v.0"].clone()}),
+        lambda state: state.update({"P.0": torch.ones(13, 2, 2)}),
+        lambda state: state.pop(NORM),
+        lambda state: state[NORM].fill_(float("nan")),
+        lambda state: state.update({NORM: state[NORM].reshape(1, -1)}),
+        lambda state: state.update({NORM + "s": state.pop(NORM)}),
+    ],
+)
+@pytest.mark.parametrize("v_dtype", ["auto", "bfloat16"])
+def test_stored_tensors_that_were_changed_are_told(
+    change: Callable[[dict[str, Any]], None], v_dtype: str, tmp_path: Path
+) -> None:
+    case = fixture("peft021-layers")
+    adapter = edited_adapter(case, tmp_path / "a", lambda state: state.update({NORM: torch.ones(16)}))
+    pack(adapter, case.base, tmp_path / "p.safetensors", v_dtype=v_dtype)
+    assert restored(tampered(tmp_path / "p.safetensors", lambda state: None), case.base)[0][NORM].all()
+    with pytest.raises(FormatError, match="its tensors aren't those that were packed"):
+        restored(tampered(tmp_path / "p.safetensors", change), case.base)
+
+
+def test_tensors_that_nothing_packs_are_refused(tmp_path: Path, tinylora: Run) -> None:
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    own = [key for key in values(case.adapter) if key.endswith((".tinylora_A", ".tinylora_v.0"))]
+    for key in ("foo", "v.00", "base_model.foo", own[0], own[-1]):
+        path = tampered(tmp_path / "p.safetensors", lambda state, key=key: state.update({key: torch.ones(2)}))
+        with pytest.raises(FormatError, match=f"holds {key}, which nothing packs"):
+            packed_at(path)
+        assert tinylora("inspect", path).code == 1
 
 
 KEYS = ("A", "B", "P", "P_of", "config", "dtypes", "error", "format", "groups", "modules", "signs", "stored", "stream")
@@ -303,7 +378,7 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize("key", [*KEYS, "v", "version", "weights"])
+@pytest.mark.parametrize("key", [*KEYS, "tensors", "v", "version", "weights"])
 def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) -> None:
     """Whatever a field says, the file is read as before, or there is a message."""
     case = fixture("peft021-layers")
@@ -322,7 +397,8 @@ def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) ->
         ("r", "2"), ("r", 0), ("u", -1), ("u", 5), ("weight_tying", 2), ("weight_tying", 0.9), ("projection_seed", 43),
         ("projection_seed", "42"), ("save_projection", 1), ("target_modules", 7), ("target_modules", ["nowhere"]),
         ("target_modules", "("), ("peft_type", "LORA"), ("task_type", 3), ("base_model_name_or_path", 3),
-        ("layers_to_transform", "x"), ("modules_to_save", [3]), ("revision", 5),
+        ("layers_to_transform", "x"), ("modules_to_save", [3]), ("revision", 5), ("task_type", "X"),
+        ("modules_to_save", ["("]),
     ],
     ids=str,
 )  # fmt: skip
@@ -335,6 +411,19 @@ def test_no_configuration_makes_it_stumble(field: str, value: Any, tmp_path: Pat
     assert result.code == 0 or result.err.startswith("error: "), result.err
     shown = tinylora("inspect", path)
     assert shown.code == 0 or shown.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(("field", "value"), [("task_type", "X"), ("modules_to_save", ["("])])
+@pytest.mark.parametrize("modules", [None, '["model.layers.0.self_attn.q_proj"]'], ids=["selected", "named"])
+def test_what_peft_could_not_read_is_told_with_the_file(
+    field: str, value: Any, modules: str | None, tmp_path: Path
+) -> None:
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    config = json.loads(read_header(tmp_path / "p.safetensors").metadata["config"])
+    path = edited(tmp_path / "p.safetensors", config=json.dumps(config | {field: value}), modules=modules)
+    with pytest.raises(FormatError, match=rf"edited\.safetensors: {field}"):
+        restored(path, case.base)
 
 
 def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ Metadata, all text; what is the usual is left out:
 - `weights`: the fingerprint of the base's target weights
 - `signs`: a bit for each triplet whose sign isn't the canonical one
 - `A`, `B`, `P`: digests (sha256, in base64 as all of these) of what is restored
+- `tensors`: a digest of what is stored: names, dtypes, shapes and bytes of all the file's tensors
 - `dtypes`: what each module was trained in; `stored` and `v`: the dtypes of the adapter's factors and vectors, if not
   float32
 - `stream`: what draws P, if not torch-cpu-avx2; `P_of`: where no seed does, the number of the P that each module has
@@ -38,12 +39,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import FormatError
+from .peft_adapter import is_adapter
 from .peft_config import parse_config
 from .safetensors_file import SafetensorsFile, read_header
 
 FORMAT = "tinylora-packed"
 VERSION = "1"
 INDEX, VALUE = "corrections.index", "corrections.value"
+_NUMBERED = re.compile(r"(?P<kind>v|P)\.(?P<number>0|[1-9][0-9]{0,8})")
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -113,8 +116,8 @@ class Packed:
         return self._numbered("P")
 
     def _numbered(self, kind: str) -> dict[int, Array]:
-        found = (re.fullmatch(rf"{kind}\.([0-9]{{1,9}})", name) for name in self.file.tensors)
-        return {int(match[1]): self.file.read(match[0]) for match in found if match}
+        found = map(_NUMBERED.fullmatch, self.file.tensors)
+        return {int(match["number"]): self.file.read(match[0]) for match in found if match and match["kind"] == kind}
 
     @property
     def others(self) -> dict[str, Array]:
@@ -149,9 +152,19 @@ def as_packed(file: SafetensorsFile) -> Packed:
         config = None
     if not isinstance(config, dict):
         raise FormatError("its metadata hold no configuration", where=file.path, hint="Pack the adapter again.")
+    stray = next((name for name in file.tensors if not _may_hold(file, name)), None)
+    if stray is not None:
+        raise FormatError(f"holds {stray}, which nothing packs", where=file.path, hint="Pack the adapter again.")
     whole = {**_DEFAULTS, **config}
     parse_config(whole, file.path)
     return Packed(file.path, file, whole)
+
+
+def _may_hold(file: SafetensorsFile, name: str) -> bool:
+    """Whether a tensor is this form's, or one of PEFT's that isn't TinyLoRA's: those are restored, never stored."""
+    if name.startswith("base_model.model."):
+        return not is_adapter({name: file.tensors[name]})
+    return name in (INDEX, VALUE) or _NUMBERED.fullmatch(name) is not None
 
 
 def packed_at(path: Path) -> Packed | None:

@@ -18,18 +18,18 @@ from ..core.tying import group_of
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
 from ..formats.packed import FORMAT, VERSION, Array, as_packed, lean_config
-from ..formats.peft_adapter import PeftAdapter, factor_key
+from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import read_header, write_file
 from ..formats.tensors import FLOAT_NAMES, float_dtype
 from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
 from .pack_factors import RestoredFactors, corrections_of, off_base, restore_module
-from .packing import canonical_of, digest_of, drawn_projection, modules_of, short, weights_mark
-from .peft_files import stored_tensors
+from .pack_proof import compare
+from .packing import canonical_of, digest_of, drawn_projection, modules_of, short, tensors_mark, weights_mark
 from .progress import NoProgress, Progress
 from .projections import KNOWN_STREAMS, projections
-from .staging import staged_file
-from .unpack import rebuilt
+from .staging import check_file, require_ending, staged_file
+from .unpack import check_tensors, rebuilt
 from .updates import check_adapter, projected_vectors
 
 
@@ -91,6 +91,8 @@ def pack(
         For an adapter that isn't sound, or whose factors aren't the base's.
     """
     started = time.perf_counter()
+    check_file(output, force=force)
+    require_ending(output)
     where = check_device(device, "Leave --device out to compute on the CPU.")
     checkpoint = read_checkpoint(base)
     loaded = load_adapter(path, base_config=checkpoint.config, module_order=module_order)
@@ -149,10 +151,13 @@ def pack(
     whole = [replacement.tensor.name for replacement in adapter.replaced.values()]
     others = {name: adapter.file.read(name) for name in (*whole, *adapter.copies)}
     tensors = {**vectors, **corrections, **{f"P.{names.index(n)}": P for n, P in own.items()}, **others}
+    metadata["tensors"] = tensors_mark(tensors, tensors.__getitem__)
     with staged_file(output, force=force) as partial:
         write_file(partial, tensors, metadata)
-        back = rebuilt(as_packed(read_header(partial)), modules, canonical)
-        identical = _compare(adapter, back, exact=exact, rounded=v_dtype != "auto")
+        packed = as_packed(read_header(partial))
+        check_tensors(packed)
+        back = rebuilt(packed, modules, canonical)
+        identical = compare(adapter, back, exact=exact, rounded=v_dtype != "auto")
         written = partial.stat().st_size
     count = sum(len(part) for part in factors.index)
     return PackReport(
@@ -173,33 +178,6 @@ def pack(
     )
 
 
-def _compare(adapter: PeftAdapter, back: Mapping[str, Array], *, exact: bool, rounded: bool) -> bool:
-    """Whether what the file gives back is the adapter, bit for bit.
-
-    Raises
-    ------
-    UnsupportedError
-        If a tensor would be lost or come back otherwise than it may: A and B within the error that was measured, or,
-        with `exact`, as they are; v as it is, unless it is `rounded` on purpose; everything else as it is.
-    """
-    before = stored_tensors(adapter)
-    may_differ = {factor_key(module, part) for module in adapter.modules for part in "AB"} if not exact else set()
-    may_differ |= {info.name for info in adapter.vectors.values()} if rounded else set()
-    identical = True
-    for key in sorted(before.keys() | back.keys()):
-        one, other = before.get(key), back.get(key)
-        same = one is not None and other is not None and (one.dtype, one.shape) == (other.dtype, other.shape)
-        bits = one is not None and other is not None and one.tobytes() == other.tobytes()
-        if not same or not (bits or key in may_differ):
-            raise UnsupportedError(
-                f"{key} wouldn't come back as it is: this form can't hold the adapter",
-                where=adapter.file.path,
-                hint="Write it anew first, with one dtype: `tinylora convert --to peft --adapter-dtype float32`.",
-            )
-        identical = identical and bits
-    return identical
-
-
 def _moved(modules: Sequence[str]) -> list[str]:
     if not modules:
         return []
@@ -214,12 +192,12 @@ def _modules(base: Checkpoint, adapter: PeftAdapter, names: list[str]) -> tuple[
     """The adapter's modules in order, and whether its configuration tells just these."""
     config = adapter.config.raw if adapter.config else {}
     try:
-        modules = modules_of(base, config, None)
+        modules = modules_of(base, config, None, adapter.path)
         if [m.name for m in modules] == names:
             return modules, True
     except (MismatchError, UndeterminedError, UnsupportedError):
         pass
-    return modules_of(base, config, names), False
+    return modules_of(base, config, names, adapter.path), False
 
 
 def _training_dtype(adapter: PeftAdapter, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,26 +21,28 @@ from ..core.canonical import Canonical, canonical_factors
 from ..errors import FormatError, MismatchError, TinyLoraError
 from ..formats.checkpoint import Checkpoint
 from ..formats.packed import Array
-from ..formats.tensors import FLOAT_NAMES, float_dtype
+from ..formats.tensors import FLOAT_NAMES, dtype_name, float_dtype
 from .model_modules import Module, model_modules
-from .new_adapter import open_model
+from .new_adapter import TASK_TYPES, open_model
 from .progress import Progress
 from .selection import Targets, select
 from .weights import as_matrix, fingerprint, for_each, read_weight
 
 
-def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str] | None) -> list[Module]:
+def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str] | None, where: Path) -> list[Module]:
     """The modules of an adapter with this configuration, in PEFT's order: those that it selects, or the ones named.
+    `where` is the file that the configuration stands in.
 
     Raises
     ------
     TinyLoraError
         If the base's architecture or order isn't known, or the base lacks a module.
     """
-    task = config.get("task_type")
+    targets = targets_of(config, where)
+    task = targets.task_type
     if names is not None:
         architecture = architectures.from_config(base.config) if base.config else None
-        if architecture is not None and task in ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS"):
+        if architecture is not None and task is not None:
             architecture = architectures.for_task(architecture, task) or architecture
         for release in (None, "4") if architecture else (None,):
             known = model_modules(base, architecture, release=release).modules
@@ -52,7 +55,7 @@ def modules_of(base: Checkpoint, config: Mapping[str, Any], names: Sequence[str]
             hint="Is this the base that the adapter was packed with?",
         )
     model = open_model(base, task_type=task)
-    return list(select(model, targets_of(config, base.path), base.path).modules)
+    return list(select(model, targets, base.path).modules)
 
 
 def targets_of(config: Mapping[str, Any], where: Path) -> Targets:
@@ -79,13 +82,19 @@ def targets_of(config: Mapping[str, Any], where: Path) -> Targets:
             re.compile(wanted)
         except re.error as error:
             raise FormatError(f"target_modules is {wanted!r}, no regular expression: {error}", where=where) from None
-    return Targets(
-        modules=tuple(wanted) if isinstance(wanted, list) else wanted,
-        modules_to_save=several("modules_to_save", str),
-        layers_to_transform=several("layers_to_transform", int),
-        layers_pattern=several("layers_pattern", str),
-        task_type=config.get("task_type"),
-    )
+    task = config.get("task_type")
+    if task is not None and task not in TASK_TYPES:
+        raise FormatError(f"task_type is {task!r}, expected one of {', '.join(TASK_TYPES)}", where=where)
+    try:
+        return Targets(
+            modules=tuple(wanted) if isinstance(wanted, list) else wanted,
+            modules_to_save=several("modules_to_save", str),
+            layers_to_transform=several("layers_to_transform", int),
+            layers_pattern=several("layers_pattern", str),
+            task_type=task,
+        )
+    except FormatError as error:
+        raise FormatError(error.what, where=where, hint=error.hint) from None
 
 
 def weights_mark(base: Checkpoint, modules: Sequence[Module]) -> str:
@@ -140,6 +149,16 @@ def digest_of(arrays: Iterable[Array]) -> str:
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array, np.float32).tobytes())
+    return short(found.digest())
+
+
+def tensors_mark(names: Iterable[str], read: Callable[[str], Array]) -> str:
+    """sha256 of tensors as they are stored, whatever their order: names, dtypes, shapes and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(names):
+        array = read(name)
+        found.update(json.dumps([name, dtype_name(array.dtype), array.shape]).encode())
+        found.update(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
     return short(found.digest())
 
 

@@ -1,4 +1,5 @@
-"""A packed adapter as a complete one again: the fingerprint of the base first, the digests of what came of it after."""
+"""A packed adapter as a complete one again: what it holds and the fingerprint of the base are compared first, the
+digests of what came of them after."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from ..formats.peft_adapter import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
 from ..sources import locate_base
 from .model_modules import Module
-from .packing import canonical_of, digest_of, drawn_projection, long, modules_of, weights_mark
+from .packing import canonical_of, digest_of, drawn_projection, long, modules_of, tensors_mark, weights_mark
 from .progress import NoProgress, Progress
 
 
@@ -34,8 +35,9 @@ def restore(
         If the base isn't at hand or its weights aren't those that the adapter was packed with, or if what came of them
         has other digests.
     FormatError
-        If the file contradicts itself.
+        If the file was changed, or contradicts itself.
     """
+    check_tensors(packed)
     config = dict(packed.config)
     where = check_device(device, "Leave --device out to compute on the CPU.")
     base = base or locate_base(str(config["base_model_name_or_path"] or ""), config["revision"], packed.path.parent)
@@ -46,7 +48,7 @@ def restore(
             hint="Name it with --base DIR or --base hf://owner/name.",
         )
     checkpoint = read_checkpoint(base)
-    modules = modules_of(checkpoint, config, packed.names("modules"))
+    modules = modules_of(checkpoint, config, packed.names("modules"), packed.path)
     dtypes = _one_each(packed, "dtypes", len(modules))
     if weights_mark(checkpoint, modules) != packed.text("weights"):
         raise MismatchError(
@@ -57,6 +59,16 @@ def restore(
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
     canonical = canonical_of(checkpoint, modules, config["r"], dtype_of, where, progress or NoProgress())
     return rebuilt(packed, modules, canonical), config
+
+
+def check_tensors(packed: Packed) -> None:
+    """Raise FormatError if what a packed adapter holds isn't what was packed."""
+    if tensors_mark(packed.file.tensors, packed.file.read) != packed.text("tensors"):
+        raise FormatError(
+            "its tensors aren't those that were packed: v, a correction, or one that is stored as it is",
+            where=packed.path,
+            hint="The file was changed: get it again, or pack the adapter again.",
+        )
 
 
 def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, Array]:

@@ -351,6 +351,35 @@ def test_force_never_replaces_an_input(copied: Copied, tinylora: Run, tmp_path: 
     assert tinylora("convert", adapter, "--to", "packed", "-o", adapter / "new.safetensors", "--base", base).code == 0
 
 
+def test_force_never_replaces_a_base_that_only_the_adapter_names(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft021-13-numbers")
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "../base"}))
+    packed = tmp_path / "in" / "packed" / "p.safetensors"  # from there, ../base is the base too
+    assert tinylora("convert", adapter, "-o", packed, "--to", "packed", "--base", base).code == 0
+    before = snapshot(tmp_path)
+    for arguments in (
+        ("convert", adapter, "--to", "peft"),
+        ("convert", adapter, "--to", "lora"),
+        ("convert", packed, "--to", "peft"),
+        ("project", adapter),
+    ):
+        result = tinylora(*arguments, "-o", base, "--force")
+        assert (result.code, "is the input" in result.err) == (1, True), (arguments, result)
+    assert snapshot(tmp_path) == before
+    assert tinylora("convert", adapter, "--to", "peft", "-o", tmp_path / "out").code == 0
+
+
+def test_names_that_nothing_would_read_a_file_by(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+    adapter, base = copied("peft021-13-numbers")
+    for arguments in (("factor", base), ("convert", adapter, "--to", "packed", "--base", base)):
+        result = tinylora(*arguments, "-o", tmp_path / "p.bin")
+        assert (result.code, result.out) == (1, "")
+        assert "p.bin: expected the ending .safetensors" in " ".join(result.err.split())
+        assert "Name it p.bin.safetensors" in result.err
+    assert not list(tmp_path.glob("*p.bin*"))
+
+
 def test_outputs_without_a_place(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
     adapter, base = copied("peft020-tiny")
     (tmp_path / "file").write_text("keep me")

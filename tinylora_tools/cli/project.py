@@ -63,6 +63,7 @@ def command(
     if adapter is not None:
         if output is None or seed is not None or u is not None or r is not None:
             raise click.UsageError("With ADAPTER, give -o OUT, and neither --seed, -u nor -r: the adapter has them.")
+        from ..ops.adapter_source import keep_apart_from_base
         from ..ops.load import config_of_base
         from ..ops.staging import keep_apart
         from ..sources import locate
@@ -70,6 +71,7 @@ def command(
         base_path = located(base)
         if base_path is not None:
             keep_apart(output, [base_path])
+        keep_apart_from_base(output, locate(adapter))
         report = project_adapter(
             locate(adapter),
             output,

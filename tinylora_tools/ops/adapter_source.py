@@ -9,8 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
+from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import packed_at
-from ..formats.peft_adapter import WEIGHTS_NAMES
+from ..formats.peft_adapter import WEIGHTS_NAMES, read_adapter
+from .load import named_base
 from .progress import Progress
 from .staging import keep_apart
 
@@ -68,7 +70,7 @@ def in_peft_form(
     Raises
     ------
     OutputError
-        If `output` is an input, lies in one or holds one.
+        If `output` is an input, or the base that the adapter names, lies in one or holds one.
     UnsupportedError
         If the adapter is of another kind than `kind`, or a third party's and has to be converted first.
     TinyLoraError
@@ -87,6 +89,7 @@ def in_peft_form(
             f"is {found}: {options.needless} is for other projects' adapters", where=path, hint="Leave it out."
         )
     if found == PEFT:
+        keep_apart_from_base(output, path)
         yield path, []
         return
     if found != PACKED and options is None:
@@ -94,7 +97,16 @@ def in_peft_form(
     with TemporaryDirectory(prefix="tinylora-") as temporary:
         directory = Path(temporary) / (path.resolve().stem or "adapter")
         directory.mkdir()
-        yield directory, _put(path, base, directory, options, progress)
+        notes = _put(path, base, directory, options, progress)
+        keep_apart_from_base(output, directory, path if path.is_dir() else path.parent)
+        yield directory, notes
+
+
+def keep_apart_from_base(output: Path | None, adapter: Path, beside: Path | None = None) -> None:
+    """As `keep_apart`, from the base that the adapter names; `beside` as `named_base`."""
+    base = named_base(read_adapter(adapter), beside) if output is not None else None
+    if output is not None and base is not None and is_checkpoint(base):
+        keep_apart(output, [base])
 
 
 def _put(

@@ -58,12 +58,13 @@ def config_of_base(base: Path | None) -> Mapping[str, Any] | None:
     return config
 
 
-def named_base(adapter: PeftAdapter) -> Path | None:
-    """The base that the adapter's configuration names, where it is at hand."""
+def named_base(adapter: PeftAdapter, beside: Path | None = None) -> Path | None:
+    """The base that the adapter's configuration names, where it is at hand; `beside` is the adapter's own directory,
+    where that isn't the file's."""
     config = adapter.config
     if config is None or not config.base_model:
         return None
-    return locate_base(config.base_model, config.revision, adapter.directory)
+    return locate_base(config.base_model, config.revision, beside or adapter.directory)
 
 
 def find_base(base: Path | None, adapters: Sequence[Path]) -> Path:

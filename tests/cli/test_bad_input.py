@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from tinylora_tools.errors import OutputError
 from tinylora_tools.formats.safetensors_file import read_header
+from tinylora_tools.ops.packing import content_mark
 from tinylora_tools.ops.staging import check_output
 
 Run = Callable[..., Any]
@@ -103,7 +104,8 @@ def test_numbers_too_long_in_a_packed_adapter(copied: Copied, tinylora: Run, tmp
         ({"groups": f"[{long}]"}, {}, "'groups' isn't a list of int"),
         ({}, {"v.0": f"v.{long}"}, "which nothing packs"),
     ):
-        save_file({named.get(name, name): values for name, values in tensors.items()}, path, metadata | changed)
+        held, said = {named.get(name, name): values for name, values in tensors.items()}, metadata | changed
+        save_file(held, path, said | {"content": content_mark(said, held, held.__getitem__)})
         result = tinylora("merge", path, "--base", base, "-o", tmp_path / "o")
         assert (result.code, message in result.err) == (1, True), result
 

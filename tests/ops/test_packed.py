@@ -18,13 +18,14 @@ from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.torch import load_file, save_file
 
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, UnsupportedError
-from tinylora_tools.formats.packed import INDEX, VALUE, packed_at
+from tinylora_tools.formats.packed import CONTENT, INDEX, VALUE, packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
 from tinylora_tools.ops import pack_factors
 from tinylora_tools.ops.adapter_source import in_peft_form
 from tinylora_tools.ops.pack import pack
 from tinylora_tools.ops.pack_factors import MOST_ERROR
+from tinylora_tools.ops.packing import content_mark
 from tinylora_tools.ops.unpack import restore
 
 Run = Callable[..., Any]
@@ -274,14 +275,14 @@ def test_another_base_can_t_be_packed_with(tmp_path: Path) -> None:
     assert not (tmp_path / "p.safetensors").exists()
 
 
-def edited(path: Path, **changes: str | None) -> Path:
-    """A copy of a file with other metadata."""
+def edited(path: Path, *, marked: bool = True, **changes: str | None) -> Path:
+    """A copy of a file with other metadata; `marked` with the digest of what it holds now, for what is checked next."""
     file = read_header(path)
-    metadata = {**file.metadata, **changes}
+    metadata = {k: v for k, v in {**file.metadata, **changes}.items() if v is not None}
+    if marked and CONTENT not in changes:
+        metadata[CONTENT] = content_mark(metadata, file.tensors, file.read)
     infos = list(file.tensors.values())
-    header, _ = build_header(
-        [(i.name, i.dtype, i.shape) for i in infos], {k: v for k, v in metadata.items() if v is not None}
-    )
+    header, _ = build_header([(i.name, i.dtype, i.shape) for i in infos], metadata)
     target = path.with_name("edited.safetensors")
     target.write_bytes(header + b"".join(file.read(i.name).tobytes() for i in infos))
     return target
@@ -296,8 +297,8 @@ def edited(path: Path, **changes: str | None) -> Path:
         ({"P": "x"}, MismatchError, "P came out otherwise"),
         ({"signs": ""}, FormatError, "lacks signs"),
         ({"weights": None}, FormatError, "lack 'weights'"),
-        ({"tensors": None}, FormatError, "lack 'tensors'"),
-        ({"tensors": "x"}, FormatError, "its tensors aren't those that were packed"),
+        ({CONTENT: None}, FormatError, "lack 'content'"),
+        ({CONTENT: "x"}, FormatError, "what it holds isn't what was packed"),
         ({"dtypes": '["bfloat16"]'}, FormatError, "don't fit the 84 modules"),
         ({"groups": "{}"}, FormatError, "isn't a list"),
     ],
@@ -310,6 +311,19 @@ def test_a_file_that_was_changed_is_told(
     pack(case.adapter, case.base, tmp_path / "p.safetensors")
     with pytest.raises(error, match=said):
         restored(edited(tmp_path / "p.safetensors", **changes), case.base)
+
+
+def test_every_field_is_part_of_the_digest(tmp_path: Path) -> None:
+    """Another tying, say, would give v to other modules, and the digests of A, B and P would be right."""
+    case = fixture("peft021-layers")
+    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    metadata = read_header(tmp_path / "p.safetensors").metadata
+    config = json.loads(metadata["config"])
+    changes = [{key: value + " "} for key, value in metadata.items() if key not in ("format", "version")]
+    changes += [{"groups": "[0]"}, {"config": json.dumps(config | {"weight_tying": 0.9})}]
+    for change in changes:
+        with pytest.raises(FormatError, match="what it holds isn't what was packed"):
+            restored(edited(tmp_path / "p.safetensors", marked=False, **change), case.base)
 
 
 def tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -345,7 +359,7 @@ def test_stored_tensors_that_were_changed_are_told(
     adapter = edited_adapter(case, tmp_path / "a", lambda state: state.update({NORM: torch.ones(16)}))
     pack(adapter, case.base, tmp_path / "p.safetensors", v_dtype=v_dtype)
     assert restored(tampered(tmp_path / "p.safetensors", lambda state: None), case.base)[0][NORM].all()
-    with pytest.raises(FormatError, match="its tensors aren't those that were packed"):
+    with pytest.raises(FormatError, match="what it holds isn't what was packed"):
         restored(tampered(tmp_path / "p.safetensors", change), case.base)
 
 
@@ -378,7 +392,7 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize("key", [*KEYS, "tensors", "v", "version", "weights"])
+@pytest.mark.parametrize("key", [*KEYS, CONTENT, "v", "version", "weights"])
 def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) -> None:
     """Whatever a field says, the file is read as before, or there is a message."""
     case = fixture("peft021-layers")

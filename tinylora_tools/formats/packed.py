@@ -16,7 +16,7 @@ Metadata, all text; what is the usual is left out:
 - `weights`: the fingerprint of the base's target weights
 - `signs`: a bit for each triplet whose sign isn't the canonical one
 - `A`, `B`, `P`: digests (sha256, in base64 as all of these) of what is restored
-- `tensors`: a digest of what is stored: names, dtypes, shapes and bytes of all the file's tensors
+- `content`: a digest of all else that the file holds, metadata and tensors
 - `dtypes`: what each module was trained in; `stored` and `v`: the dtypes of the adapter's factors and vectors, if not
   float32
 - `stream`: what draws P, if not torch-cpu-avx2; `P_of`: where no seed does, the number of the P that each module has
@@ -46,6 +46,7 @@ from .safetensors_file import SafetensorsFile, read_header
 FORMAT = "tinylora-packed"
 VERSION = "1"
 INDEX, VALUE = "corrections.index", "corrections.value"
+CONTENT = "content"
 _NUMBERED = re.compile(r"(?P<kind>v|P)\.(?P<number>0|[1-9][0-9]{0,8})")
 
 Array = np.ndarray[Any, Any]

@@ -17,7 +17,7 @@ from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
-from ..formats.packed import FORMAT, VERSION, Array, as_packed, lean_config
+from ..formats.packed import CONTENT, FORMAT, VERSION, Array, as_packed, lean_config
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.safetensors_file import read_header, write_file
 from ..formats.tensors import FLOAT_NAMES, float_dtype
@@ -25,11 +25,11 @@ from .load import LoadedAdapter, load_adapter
 from .model_modules import Module
 from .pack_factors import RestoredFactors, corrections_of, off_base, restore_module
 from .pack_proof import compare
-from .packing import canonical_of, digest_of, drawn_projection, modules_of, short, tensors_mark, weights_mark
+from .packing import canonical_of, content_mark, digest_of, drawn_projection, modules_of, short, weights_mark
 from .progress import NoProgress, Progress
 from .projections import KNOWN_STREAMS, projections
 from .staging import check_file, require_ending, staged_file
-from .unpack import check_tensors, rebuilt
+from .unpack import check_content, rebuilt
 from .updates import check_adapter, projected_vectors
 
 
@@ -151,11 +151,11 @@ def pack(
     whole = [replacement.tensor.name for replacement in adapter.replaced.values()]
     others = {name: adapter.file.read(name) for name in (*whole, *adapter.copies)}
     tensors = {**vectors, **corrections, **{f"P.{names.index(n)}": P for n, P in own.items()}, **others}
-    metadata["tensors"] = tensors_mark(tensors, tensors.__getitem__)
+    metadata[CONTENT] = content_mark(metadata, tensors, tensors.__getitem__)
     with staged_file(output, force=force) as partial:
         write_file(partial, tensors, metadata)
         packed = as_packed(read_header(partial))
-        check_tensors(packed)
+        check_content(packed)
         back = rebuilt(packed, modules, canonical)
         identical = compare(adapter, back, exact=exact, rounded=v_dtype != "auto")
         written = partial.stat().st_size

@@ -20,7 +20,7 @@ from ..core import projection
 from ..core.canonical import Canonical, canonical_factors
 from ..errors import FormatError, MismatchError, TinyLoraError
 from ..formats.checkpoint import Checkpoint
-from ..formats.packed import Array
+from ..formats.packed import CONTENT, Array
 from ..formats.tensors import FLOAT_NAMES, dtype_name, float_dtype
 from .model_modules import Module, model_modules
 from .new_adapter import TASK_TYPES, open_model
@@ -152,9 +152,11 @@ def digest_of(arrays: Iterable[Array]) -> str:
     return short(found.digest())
 
 
-def tensors_mark(names: Iterable[str], read: Callable[[str], Array]) -> str:
-    """sha256 of tensors as they are stored, whatever their order: names, dtypes, shapes and bytes."""
-    found = hashlib.sha256()
+def content_mark(metadata: Mapping[str, str], names: Iterable[str], read: Callable[[str], Array]) -> str:
+    """sha256 of all that a file holds, whatever the order: its metadata but for the mark itself, and its tensors'
+    names, dtypes, shapes and bytes."""
+    said = {key: value for key, value in metadata.items() if key != CONTENT}
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(names):
         array = read(name)
         found.update(json.dumps([name, dtype_name(array.dtype), array.shape]).encode())

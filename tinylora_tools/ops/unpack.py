@@ -15,12 +15,12 @@ from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.checkpoint import read_checkpoint
-from ..formats.packed import INDEX, VALUE, Array, Packed
+from ..formats.packed import CONTENT, INDEX, VALUE, Array, Packed
 from ..formats.peft_adapter import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
 from ..sources import locate_base
 from .model_modules import Module
-from .packing import canonical_of, digest_of, drawn_projection, long, modules_of, tensors_mark, weights_mark
+from .packing import canonical_of, content_mark, digest_of, drawn_projection, long, modules_of, weights_mark
 from .progress import NoProgress, Progress
 
 
@@ -37,7 +37,7 @@ def restore(
     FormatError
         If the file was changed, or contradicts itself.
     """
-    check_tensors(packed)
+    check_content(packed)
     config = dict(packed.config)
     where = check_device(device, "Leave --device out to compute on the CPU.")
     base = base or locate_base(str(config["base_model_name_or_path"] or ""), config["revision"], packed.path.parent)
@@ -61,13 +61,14 @@ def restore(
     return rebuilt(packed, modules, canonical), config
 
 
-def check_tensors(packed: Packed) -> None:
+def check_content(packed: Packed) -> None:
     """Raise FormatError if what a packed adapter holds isn't what was packed."""
-    if tensors_mark(packed.file.tensors, packed.file.read) != packed.text("tensors"):
+    file = packed.file
+    if content_mark(file.metadata, file.tensors, file.read) != packed.text(CONTENT):
         raise FormatError(
-            "its tensors aren't those that were packed: v, a correction, or one that is stored as it is",
+            "what it holds isn't what was packed: its metadata or a tensor were changed",
             where=packed.path,
-            hint="The file was changed: get it again, or pack the adapter again.",
+            hint="Get the file again, or pack the adapter again.",
         )
 
 

@@ -54,7 +54,7 @@ def test_keeps_its_promise(make: Callable[[], Tensor], count: int, route: str, t
         "factor",
         str(tmp_path),
         "-o",
-        str(tmp_path / "f"),
+        str(tmp_path / "f.safetensors"),
         "-q",
         "-r",
         "16",

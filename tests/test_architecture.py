@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tinylora_tools import architecture
+from tinylora_tools.cli.init import command as init_command
 from tinylora_tools.errors import UndeterminedError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -145,3 +146,8 @@ def test_unknown_modules_and_models_are_said_so() -> None:
     assert "--module-order" in (caught.value.hint or "")
     assert architecture.from_config({"model_type": "nobody"}) is None
     assert architecture.from_class_name("NobodyForCausalLM") is None
+
+
+def test_the_command_line_offers_every_task_type() -> None:
+    offered = [option for option in init_command.params if option.name == "task_type"]
+    assert [list(option.type.choices) for option in offered] == [list(architecture.TASK_TYPES)]  # type: ignore[attr-defined]

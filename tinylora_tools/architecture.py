@@ -27,6 +27,10 @@ _TASK_CLASSES = {
     "TOKEN_CLS": ("ForTokenClassification",),
     "QUESTION_ANS": ("ForQuestionAnswering",),
 }
+
+#: PEFT's task types.
+TASK_TYPES = (*_TASK_CLASSES, "FEATURE_EXTRACTION")
+
 Scaling = Literal["buffer", "number"]
 
 _KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}

@@ -68,12 +68,11 @@ def command(
         from ..ops.staging import keep_apart
         from ..sources import locate
 
-        base_path = located(base)
-        if base_path is not None:
-            keep_apart(output, [base_path])
-        keep_apart_from_base(output, locate(adapter))
+        source, base_path = locate(adapter), located(base)
+        keep_apart(output, [base_path] if base_path is not None else [])
+        keep_apart_from_base(output, source)
         report = project_adapter(
-            locate(adapter),
+            source,
             output,
             base_config=config_of_base(base_path),
             module_order=module_order(module_order_file),

@@ -89,7 +89,8 @@ def in_peft_form(
             f"is {found}: {options.needless} is for other projects' adapters", where=path, hint="Leave it out."
         )
     if found == PEFT:
-        keep_apart_from_base(output, path)
+        if output is not None:
+            keep_apart_from_base(output, path)
         yield path, []
         return
     if found != PACKED and options is None:
@@ -98,14 +99,15 @@ def in_peft_form(
         directory = Path(temporary) / (path.resolve().stem or "adapter")
         directory.mkdir()
         notes = _put(path, base, directory, options, progress)
-        keep_apart_from_base(output, directory, path if path.is_dir() else path.parent)
+        if output is not None:
+            keep_apart_from_base(output, directory, path if path.is_dir() else path.parent)
         yield directory, notes
 
 
-def keep_apart_from_base(output: Path | None, adapter: Path, beside: Path | None = None) -> None:
+def keep_apart_from_base(output: Path, adapter: Path, beside: Path | None = None) -> None:
     """As `keep_apart`, from the base that the adapter names; `beside` as `named_base`."""
-    base = named_base(read_adapter(adapter), beside) if output is not None else None
-    if output is not None and base is not None and is_checkpoint(base):
+    base = named_base(read_adapter(adapter), beside)
+    if base is not None and is_checkpoint(base):
         keep_apart(output, [base])
 
 

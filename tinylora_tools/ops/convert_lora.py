@@ -195,8 +195,7 @@ def _dropped_by_peft(loaded: Sequence[LoadedAdapter], modules: Sequence[str], se
         f"PEFT under transformers 5 takes {', '.join(_OF_EXPERTS)} of a {family} for its experts' and drops what "
         f"belongs to other layers, here {dense[0]}"
         + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
-        + ": to use the "
-        "adapter there, merge it"
+        + ": to use the adapter there, merge it"
     ]
 
 

@@ -33,8 +33,6 @@ _STORED = {"BF16": "F32", "F16": "F32", "F32": "F32", "F64": "F64"}
 #: Embeddings that PEFT saves whole when they are targeted by exactly these names.
 _SAVED_EMBEDDINGS = ("embed_tokens", "lm_head")
 
-TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -23,7 +23,7 @@ from ..formats.checkpoint import Checkpoint
 from ..formats.packed import CONTENT, Array
 from ..formats.tensors import FLOAT_NAMES, dtype_name, float_dtype
 from .model_modules import Module, model_modules
-from .new_adapter import TASK_TYPES, open_model
+from .new_adapter import open_model
 from .progress import Progress
 from .selection import Targets, select
 from .weights import as_matrix, fingerprint, for_each, read_weight
@@ -83,8 +83,8 @@ def targets_of(config: Mapping[str, Any], where: Path) -> Targets:
         except re.error as error:
             raise FormatError(f"target_modules is {wanted!r}, no regular expression: {error}", where=where) from None
     task = config.get("task_type")
-    if task is not None and task not in TASK_TYPES:
-        raise FormatError(f"task_type is {task!r}, expected one of {', '.join(TASK_TYPES)}", where=where)
+    if task is not None and task not in architectures.TASK_TYPES:
+        raise FormatError(f"task_type is {task!r}, expected one of {', '.join(architectures.TASK_TYPES)}", where=where)
     try:
         return Targets(
             modules=tuple(wanted) if isinstance(wanted, list) else wanted,

@@ -29,8 +29,8 @@ import models
 import torch
 from torch import Tensor
 
-from tinylora_tools.cli.memory import keep_freed_memory
-from tinylora_tools.core.factors import top_triplets
+from tinylora_tools.cli.process import keep_freed_memory
+from tinylora_tools.core.svd.triplets import top_triplets
 
 SHAPES = ((3584, 3584), (512, 3584), (18_944, 3584), (3584, 18_944))
 Triplets = tuple[Tensor, Tensor, Tensor]
@@ -159,11 +159,11 @@ def beside_peft(directory: Path, r: int, runs: int, device: torch.device) -> Non
     from peft import TinyLoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    from tinylora_tools.bases.selection import Targets
     from tinylora_tools.formats.checkpoint import read_checkpoint
-    from tinylora_tools.ops.init import factors_of
-    from tinylora_tools.ops.new_adapter import Settings, open_model, plan_adapter
-    from tinylora_tools.ops.progress import NoProgress
-    from tinylora_tools.ops.selection import Targets
+    from tinylora_tools.ops.create.init import factors_of
+    from tinylora_tools.ops.create.plan import Settings, open_model, plan_adapter
+    from tinylora_tools.progress import NoProgress
 
     warnings.simplefilter("ignore")
     base, _ = models.make(directory, "0.5b")

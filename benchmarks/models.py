@@ -124,7 +124,7 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _tensors(name: str, factors: dict[str, Any], r: int, u: int) -> Iterator[tuple[str, Any]]:
-    from tinylora_tools.core.projection import draw, round_to
+    from tinylora_tools.core.streams.projection import draw, round_to
 
     rng = np.random.default_rng(0)
     hidden, _, layers, _, _, vocab, tied = SHAPES[name]

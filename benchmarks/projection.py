@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 
-from tinylora_tools.core.projection import STREAMS, draw_many
+from tinylora_tools.core.streams.projection import STREAMS, draw_many
 
 
 def best_times(modules: int, u: int, r: int, runs: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from tinylora_tools import architecture
+from tinylora_tools.bases import architecture
 from tinylora_tools.cli.init import command as init_command
 from tinylora_tools.errors import UndeterminedError
 

@@ -13,10 +13,13 @@ PACKAGE = Path(__file__).parent.parent / "tinylora_tools"
 MAY = {
     "core": {"core", "errors"},
     "formats": {"formats", "errors"},
-    "architecture": {"errors"},
-    "sources": {"errors"},
-    "ops": {"ops", "core", "formats", "architecture", "sources", "errors", "__version__"},
-    "cli": {"cli", "ops", "sources", "errors", "__version__"},
+    "sources": {"sources", "errors"},
+    "progress": set(),
+    "output": {"output", "formats", "core", "errors", "progress", "__version__", "ops"},
+    "bases": {"bases", "output", "sources", "formats", "core", "errors", "progress", "ops"},
+    "adapters": {"adapters", "bases", "output", "sources", "formats", "core", "errors", "progress", "ops"},
+    "ops": {"ops", "adapters", "bases", "output", "sources", "formats", "core", "errors", "progress", "__version__"},
+    "cli": {"cli", "ops", "adapters", "bases", "output", "sources", "errors", "progress", "__version__"},
     "errors": set(),
 }
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "sources"}

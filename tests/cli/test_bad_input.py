@@ -19,10 +19,10 @@ import pytest
 from fixture_data import FIXTURES, fixture
 from safetensors.numpy import load_file, save_file
 
+from tinylora_tools.bases.canonical import content_mark
 from tinylora_tools.errors import OutputError
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.packing import content_mark
-from tinylora_tools.ops.staging import check_output
+from tinylora_tools.output.staging import check_output
 
 Run = Callable[..., Any]
 Copied = Callable[[str], tuple[Path, Path]]
@@ -559,7 +559,7 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
     case = fixture("peft020-tiny")
     slow = (
-        "import time, sys; from tinylora_tools.ops import merge_write as w; from tinylora_tools.cli import main\n"
+        "import time, sys; from tinylora_tools.ops.merge import write as w; from tinylora_tools.cli import main\n"
         "real = w.TensorJob.run\n"
         "def slow(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
         "w.TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from fixture_data import ROOT, fixture
 
 from tinylora_tools.cli.main import COMMANDS, group
-from tinylora_tools.cli.terminal import printable, size
+from tinylora_tools.cli.output import printable, size
 
 Run = Callable[..., Any]
 

@@ -9,8 +9,8 @@ import torch
 from peft import TinyLoraConfig, get_peft_model
 from torch import Tensor
 
-from tinylora_tools.core import krylov, wide_weight
-from tinylora_tools.core.factors import Factors, match_signs, peft_factors, rounded_as_peft, top_triplets
+from tinylora_tools.core.svd import krylov, wide_weight
+from tinylora_tools.core.svd.triplets import Factors, match_signs, peft_factors, rounded_as_peft, top_triplets
 from tinylora_tools.errors import FormatError
 
 

@@ -22,8 +22,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylora_tools.core import float32_math
-from tinylora_tools.core.projection import STREAMS, Array, draw, draw_many, round_to
+from tinylora_tools.core.streams import float32_math
+from tinylora_tools.core.streams.projection import STREAMS, Array, draw, draw_many, round_to
 from tinylora_tools.errors import TinyLoraError
 
 VECTORS = json.loads((Path(__file__).parent / "projection_vectors.json").read_text())["streams"]
@@ -129,8 +129,8 @@ def test_many_are_drawn_as_one(seeds: list[int], u: int, r: int, stream: str) ->
 @pytest.mark.parametrize(("u", "r"), [(3, 2), (40, 3), (300, 4)])
 def test_batches_do_not_matter(u: int, r: int, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = draw_many(range(50), u, r, stream=stream).tobytes()
-    monkeypatch.setattr("tinylora_tools.core.projection._MODULES", 7)
-    monkeypatch.setattr("tinylora_tools.core.projection._VALUES", 300)
+    monkeypatch.setattr("tinylora_tools.core.streams.projection._MODULES", 7)
+    monkeypatch.setattr("tinylora_tools.core.streams.projection._VALUES", 300)
     assert draw_many(range(50), u, r, stream=stream).tobytes() == expected
 
 
@@ -148,7 +148,7 @@ def test_memory_is_bounded_beside_the_result() -> None:
 def test_draws_without_torch() -> None:
     script = """
 import sys
-from tinylora_tools.core.projection import draw, round_to
+from tinylora_tools.core.streams.projection import draw, round_to
 for stream in ("torch-cpu-avx2", "torch-cpu-scalar"):
     round_to(draw(1, 3, 2, stream=stream), "bfloat16")
     round_to(draw(1, 64, 2, stream=stream), "float16")

@@ -18,10 +18,10 @@ from fixture_data import MERGEABLE, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
+from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import MismatchError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.convert_lora import LoraOptions, convert_to_lora
-from tinylora_tools.ops.load import config_of_base
+from tinylora_tools.ops.convert.lora import LoraOptions, convert_to_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

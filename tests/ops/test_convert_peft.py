@@ -14,11 +14,11 @@ import transformers
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
+from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.convert_peft import PeftOptions, PeftReport, convert_to_peft
-from tinylora_tools.ops.load import config_of_base
+from tinylora_tools.ops.convert.peft import PeftOptions, PeftReport, convert_to_peft
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

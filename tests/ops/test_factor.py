@@ -13,11 +13,11 @@ import torch
 from fixture_data import ROOT, tensors
 from safetensors.torch import load_file, save_file
 
+from tinylora_tools.bases.selection import Targets
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, TinyLoraError, UnsupportedError
 from tinylora_tools.formats.factors_file import read_factors
 from tinylora_tools.ops import factor as module
 from tinylora_tools.ops.factor import FactorOptions, factor
-from tinylora_tools.ops.selection import Targets
 
 LINEAR = FactorOptions(targets=Targets(modules="all-linear"))
 

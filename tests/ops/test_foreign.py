@@ -17,8 +17,8 @@ import torch
 from fixture_data import ROOT, tensors
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.core import projection
 from tinylora_tools.core.other_forms import best_signs
+from tinylora_tools.core.streams import projection
 from tinylora_tools.errors import FormatError
 from tinylora_tools.formats.torch_file import load_pickle
 
@@ -31,7 +31,7 @@ QWEN2 = BASES["qwen2-bf16"]
 
 def converted(directory: Path) -> dict[str, Array]:
     """Updates of a PEFT adapter, in float64, by PEFT's definition: groups by place, B (sum v_i P_i) A."""
-    from tinylora_tools.ops.load import load_adapter
+    from tinylora_tools.adapters.load import load_adapter
 
     loaded = load_adapter(directory)
     group = loaded.numbering.group
@@ -336,8 +336,8 @@ def spoilt(value: Any, rng: random.Random) -> Any:
 @pytest.mark.parametrize("dialect", projects.PROJECTS)
 def test_files_with_other_things_in_them_are_told(dialect: str, tmp_path: Path) -> None:
     """Whatever else is in a file, there is an adapter or a message."""
+    from tinylora_tools.adapters.third_party import ForeignOptions, import_foreign
     from tinylora_tools.errors import TinyLoraError
-    from tinylora_tools.ops.foreign import ForeignOptions, import_foreign
 
     good, rng = tmp_path / "good", random.Random(dialect)
     projects.PROJECTS[dialect][0](QWEN2, good)
@@ -396,7 +396,7 @@ def test_an_adapter_config_without_modules_is_told(tinylora: Run, tmp_path: Path
 
 def test_nothing_of_a_base_is_read_twice_as_an_adapter() -> None:
     """A plain checkpoint is no adapter of anybody's."""
-    from tinylora_tools.formats.foreign import find
+    from tinylora_tools.formats.third_party import find
 
     assert find(QWEN2) is None
     assert len(tensors(QWEN2)) > 0

@@ -12,9 +12,9 @@ import pytest
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
-from tinylora_tools.ops.inspect import inspect
-from tinylora_tools.ops.inspect_adapter import AdapterReport
-from tinylora_tools.ops.inspect_checkpoint import CheckpointReport
+from tinylora_tools.ops.inspect.adapter import AdapterReport
+from tinylora_tools.ops.inspect.checkpoint import CheckpointReport
+from tinylora_tools.ops.inspect.run import inspect
 
 sys.path.insert(0, str(ROOT))
 import recipe
@@ -165,7 +165,7 @@ def test_what_the_installed_peft_writes(
     report = described(made.adapter)  # by the base that the configuration names
     assert [(row.name, row.group) for row in report.modules] == [(row["name"], row["group"]) for row in made.modules]
 
-    from tinylora_tools.ops.merge import MergeOptions, merge
+    from tinylora_tools.ops.merge.run import MergeOptions, merge
 
     merge([made.adapter], tmp_path / "out", options=MergeOptions(dtype="float32"))
     base_tensors, out = (

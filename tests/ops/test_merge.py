@@ -16,12 +16,12 @@ import torch
 import transformers
 from fixture_data import MERGEABLE, ROOT, Fixture, fixture, tensors
 
-from tinylora_tools.architecture import from_config
+from tinylora_tools.bases.architecture import from_config
 from tinylora_tools.formats.checkpoint import read_checkpoint
 from tinylora_tools.formats.peft_adapter import read_adapter
-from tinylora_tools.ops.inspect import inspect
-from tinylora_tools.ops.inspect_checkpoint import CheckpointReport
-from tinylora_tools.ops.merge import MergeOptions, merge
+from tinylora_tools.ops.inspect.checkpoint import CheckpointReport
+from tinylora_tools.ops.inspect.run import inspect
+from tinylora_tools.ops.merge.run import MergeOptions, merge
 
 sys.path.insert(0, str(ROOT))
 import recipe
@@ -201,8 +201,8 @@ def test_keeps_headers_index_and_config_byte_for_byte(name: str, tmp_path: Path)
 
 def test_bytes_do_not_depend_on_threads_blocks_or_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tinylora_tools.core import block_sum_torch
-    from tinylora_tools.ops import merge as module
-    from tinylora_tools.ops import merge_write
+    from tinylora_tools.ops.merge import run as module
+    from tinylora_tools.ops.merge import write as merge_write
 
     for name in ("peft021-13-numbers", "peft020-gpt2"):
         case = fixture(name)

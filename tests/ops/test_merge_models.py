@@ -14,10 +14,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError
-from tinylora_tools.ops.convert_lora import LoraOptions, convert_to_lora
-from tinylora_tools.ops.load import config_of_base
-from tinylora_tools.ops.merge import MergeOptions, merge
+from tinylora_tools.ops.convert.lora import LoraOptions, convert_to_lora
+from tinylora_tools.ops.merge.run import MergeOptions, merge
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

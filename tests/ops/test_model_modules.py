@@ -11,10 +11,10 @@ import pytest
 import transformers
 from fixture_data import fixture
 
-from tinylora_tools import architecture
+from tinylora_tools.bases import architecture
+from tinylora_tools.bases.modules import model_modules, require_order
 from tinylora_tools.errors import MismatchError, UndeterminedError
 from tinylora_tools.formats.checkpoint import read_checkpoint
-from tinylora_tools.ops.model_modules import model_modules, require_order
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_architectures as script

@@ -16,13 +16,13 @@ import torch
 import transformers
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 
+from tinylora_tools.bases.selection import Targets, default_targets, parse_targets
 from tinylora_tools.core.tying import group_count
 from tinylora_tools.errors import TinyLoraError
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.count import CountReport, count, within_budget
-from tinylora_tools.ops.init import init
-from tinylora_tools.ops.new_adapter import Settings
-from tinylora_tools.ops.selection import Targets, default_targets, parse_targets
+from tinylora_tools.ops.create.count import CountReport, count, within_budget
+from tinylora_tools.ops.create.init import init
+from tinylora_tools.ops.create.plan import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import make_default_targets
@@ -324,8 +324,8 @@ def test_expressions_that_are_none() -> None:
 
 
 def test_default_targets_need_a_known_model() -> None:
+    from tinylora_tools.bases.modules import model_modules
     from tinylora_tools.formats.checkpoint import read_checkpoint
-    from tinylora_tools.ops.model_modules import model_modules
 
     base = read_checkpoint(fixture("peft021-layers").base)
     with pytest.raises(TinyLoraError, match="no default targets"):

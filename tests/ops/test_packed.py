@@ -17,16 +17,16 @@ import torch
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.torch import load_file, save_file
 
+from tinylora_tools.adapters.source import in_peft_form
+from tinylora_tools.adapters.unpack import restore
+from tinylora_tools.bases.canonical import content_mark
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, UnsupportedError
 from tinylora_tools.formats.packed import CONTENT, INDEX, VALUE, packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
-from tinylora_tools.ops import pack_factors
-from tinylora_tools.ops.adapter_source import in_peft_form
-from tinylora_tools.ops.pack import pack
-from tinylora_tools.ops.pack_factors import MOST_ERROR
-from tinylora_tools.ops.packing import content_mark
-from tinylora_tools.ops.unpack import restore
+from tinylora_tools.ops.convert import packed_factors as pack_factors
+from tinylora_tools.ops.convert.packed import pack
+from tinylora_tools.ops.convert.packed_factors import MOST_ERROR
 
 Run = Callable[..., Any]
 
@@ -482,7 +482,7 @@ def test_other_cpus_restore_the_same_bits(capability: str, tmp_path: Path) -> No
         pack(case.adapter, case.base, path, exact=True)
         code = (
             "import sys, torch; torch.set_num_threads(1)\n"
-            "from pathlib import Path; from tinylora_tools.ops.unpack import restore\n"
+            "from pathlib import Path; from tinylora_tools.adapters.unpack import restore\n"
             "from tinylora_tools.formats.packed import packed_at\n"
             "restore(packed_at(Path(sys.argv[1])), Path(sys.argv[2])); print(torch.backends.cpu.get_cpu_capability())"
         )

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tinylora_tools.adapters.load import config_of_base
+from tinylora_tools.adapters.third_party import ForeignOptions, import_foreign
+from tinylora_tools.adapters.unpack import restore
 from tinylora_tools.core.tying import group_of
 from tinylora_tools.formats.packed import packed_at
-from tinylora_tools.ops.convert_lora import convert_to_lora
-from tinylora_tools.ops.foreign import ForeignOptions, import_foreign
-from tinylora_tools.ops.load import config_of_base
-from tinylora_tools.ops.pack import pack
-from tinylora_tools.ops.unpack import restore
+from tinylora_tools.ops.convert.lora import convert_to_lora
+from tinylora_tools.ops.convert.packed import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.ops.verify_base import BaseReport, verify_base
+from tinylora_tools.ops.verify.base import BaseReport, verify_base
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 

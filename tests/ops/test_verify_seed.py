@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from tinylora_tools.core.compare import difference, digest
 from tinylora_tools.errors import FormatError, TinyLoraError, UndeterminedError
-from tinylora_tools.ops.merge import merge
+from tinylora_tools.ops.merge.run import merge
 from tinylora_tools.ops.project import project_adapter, project_seeds
-from tinylora_tools.ops.verify_seed import verify_seed
+from tinylora_tools.ops.verify.seed import verify_seed
 
 on_x86_linux = pytest.mark.skipif(
     platform.machine() != "x86_64" or sys.platform != "linux", reason="the named streams are those of x86-64 Linux"
@@ -88,8 +88,8 @@ def test_an_order_that_isnt_the_architectures(tmp_path: Path) -> None:
     report = verify_seed(tmp_path / "a", module_order=None, base=None)
     assert report.adapter is not None
     assert report.adapter.regime == "seed-plus-index"
-    from tinylora_tools.ops.load import config_of_base, load_adapter
-    from tinylora_tools.ops.verify_adapter import verify_adapter
+    from tinylora_tools.adapters.load import config_of_base, load_adapter
+    from tinylora_tools.ops.verify.adapter import verify_adapter
 
     loaded = load_adapter(tmp_path / "a", base_config=config_of_base(case.base))
     _, checks = verify_adapter(loaded, 1e-5)
@@ -100,7 +100,7 @@ def test_an_order_that_isnt_the_architectures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["peft021-13-numbers", "peft020-gpt2"])
 def test_merged_bytes_are_compared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinylora_tools.ops import verify_seed as module
+    from tinylora_tools.ops.verify import seed as module
 
     case = fixture(name)
     found = [check for check in verify_seed(case.adapter, base=case.base).checks if check.name.startswith("merged")]
@@ -134,7 +134,7 @@ def test_small_p_are_ambiguous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_seed_with_another_rounding(tmp_path: Path) -> None:
     """P as its seed draws it, but not rounded to bfloat16 as the factors are: PEFT doesn't write that."""
-    from tinylora_tools.core.projection import draw
+    from tinylora_tools.core.streams.projection import draw
 
     case = fixture("peft021-layers")
     shutil.copytree(case.adapter, tmp_path / "a")
@@ -225,7 +225,7 @@ def _has_cuda() -> bool:
 
 
 def test_a_new_arithmetic_of_torch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinylora_tools.ops import verify_machine
+    from tinylora_tools.ops.verify import machine as verify_machine
 
     changed = verify_machine._DRAW.replace("P.numpy()", "torch.nextafter(P, P + 1).numpy()")
     monkeypatch.setattr(verify_machine, "_DRAW", changed)

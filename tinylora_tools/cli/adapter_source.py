@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..ops.foreign_options import ForeignOptions
-    from ..ops.progress import Progress
+    from ..adapters.third_party_options import ForeignOptions
+    from ..progress import Progress
 
 
 @contextmanager
@@ -26,9 +26,9 @@ def as_adapter(
 ) -> Iterator[Path]:
     """The path of an adapter in PEFT's form, as `ops.adapter_source.in_peft_form`, with a bar while that is made; what
     to know of it is added to `notes`."""
-    from ..ops.adapter_source import PEFT, adapter_kind, in_peft_form
-    from ..ops.progress import NoProgress
-    from .memory import keep_freed_memory
+    from ..adapters.source import PEFT, adapter_kind, in_peft_form
+    from ..progress import NoProgress
+    from .process import keep_freed_memory
 
     with ExitStack() as stack:
         bar: AbstractContextManager[Progress] = nullcontext(NoProgress())

@@ -20,12 +20,12 @@ from .options import (
     release_option,
     stream_option,
 )
-from .terminal import plural, print_json, print_warnings, printable, size
+from .output import plural, print_json, print_warnings, printable, size
 
 if TYPE_CHECKING:
-    from ..ops.convert_lora import LoraReport
-    from ..ops.convert_peft import PeftReport
-    from ..ops.pack import PackReport
+    from ..ops.convert.lora import LoraReport
+    from ..ops.convert.packed import PackReport
+    from ..ops.convert.peft import PeftReport
 
 
 @click.command("convert")
@@ -149,7 +149,7 @@ def command(
       tinylora convert adapter.safetensors -o adapter --to peft --base models/Qwen2.5-0.5B
       tinylora convert step_000000100 -o adapter --to peft --base models/Qwen2.5-0.5B --setting rank=2 --setting alpha=1
     """
-    from ..ops.foreign_options import ForeignOptions
+    from ..adapters.third_party_options import ForeignOptions
     from .adapter_source import as_adapter
 
     paths = [path for path in map(located, sources) if path is not None]
@@ -196,8 +196,8 @@ def command(
 
 
 def _to_lora(paths: list[Path], output: Path, base: Path | None, options: dict[str, Any]) -> tuple[LoraReport, str]:
-    from ..ops.convert_lora import LoraOptions, convert_to_lora
-    from ..ops.load import config_of_base
+    from ..adapters.load import config_of_base
+    from ..ops.convert.lora import LoraOptions, convert_to_lora
 
     report = convert_to_lora(paths, output, base_config=config_of_base(base), options=LoraOptions(**options))
     ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
@@ -205,8 +205,8 @@ def _to_lora(paths: list[Path], output: Path, base: Path | None, options: dict[s
 
 
 def _to_peft(path: Path, output: Path, base: Path | None, options: tuple[Any, ...]) -> tuple[PeftReport, str]:
-    from ..ops.convert_peft import PeftOptions, convert_to_peft
-    from ..ops.load import config_of_base
+    from ..adapters.load import config_of_base
+    from ..ops.convert.peft import PeftOptions, convert_to_peft
 
     report = convert_to_peft(path, output, base_config=config_of_base(base), options=PeftOptions(*options))
     line = f"{plural(report.modules, 'module')}, {'with' if report.projection else 'without'} P"
@@ -216,8 +216,8 @@ def _to_peft(path: Path, output: Path, base: Path | None, options: tuple[Any, ..
 
 
 def _to_packed(path: Path, output: Path, base: Path | None, options: dict[str, Any]) -> tuple[PackReport, str]:
-    from ..ops.pack import pack
-    from .memory import keep_freed_memory
+    from ..ops.convert.packed import pack
+    from .process import keep_freed_memory
 
     if base is None:
         raise TypeError("packing needs a base")

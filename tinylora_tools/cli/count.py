@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import adapter_options, json_option, located, module_order, settings_of
-from .terminal import new_table, plural, print_json, print_table, print_warnings, printable, size
+from .output import new_table, plural, print_json, print_table, print_warnings, printable, size
 
 if TYPE_CHECKING:
-    from ..ops.count import CountReport
+    from ..ops.create.count import CountReport
 
 
 @click.command("count")
@@ -35,7 +35,7 @@ def command(
     """
     from pathlib import Path
 
-    from ..ops.count import count
+    from ..ops.create.count import count
 
     path = located(base)
     report = count(

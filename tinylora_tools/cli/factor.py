@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import json_option, module_order, rank_option, target_options, targets_of
-from .terminal import bars, new_table, plural, print_json, print_table, print_warnings, printable, size
+from .output import bars, new_table, plural, print_json, print_table, print_warnings, printable, size
 
 if TYPE_CHECKING:
     from ..ops.factor import FactorReport, ModuleFactors
@@ -50,11 +50,11 @@ def command(
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors --target-modules all-linear
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors -r 8 --target-modules 'model.layers.0..*_proj'
     """
-    from .memory import keep_freed_memory
+    from .process import keep_freed_memory
 
     keep_freed_memory()
     from ..ops.factor import FactorOptions, factor
-    from ..sources import locate
+    from ..sources.locate import locate
 
     options = FactorOptions(
         rank=rank,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .options import adapter_options, json_option, module_order, settings_of, stream_option
-from .terminal import plural, print_json, print_warnings, printable, size
+from .output import plural, print_json, print_warnings, printable, size
 
 
 @click.command("init")
@@ -51,11 +51,11 @@ def command(
       tinylora init models/Qwen2.5-0.5B -o adapter -u 13 --weight-tying 1 --target-modules all-linear
       tinylora init models/Qwen2.5-0.5B -o adapter -r 4 --target-modules q_proj,v_proj --task-type CAUSAL_LM
     """
-    from .memory import keep_freed_memory
+    from .process import keep_freed_memory
 
     keep_freed_memory()
-    from ..ops.init import init
-    from ..sources import HUB_PREFIX, locate
+    from ..ops.create.init import init
+    from ..sources.locate import HUB_PREFIX, locate
 
     if base_model is None and base.startswith(HUB_PREFIX):
         base_model = base.removeprefix(HUB_PREFIX).partition("@")[0]

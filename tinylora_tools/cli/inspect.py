@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import base_option, json_option, located, module_order, module_order_option
-from .terminal import new_table, plural, print_json, print_table, print_warnings, printable, size
+from .output import new_table, plural, print_json, print_table, print_warnings, printable, size
 
 if TYPE_CHECKING:
-    from ..ops.inspect_adapter import AdapterReport
-    from ..ops.inspect_checkpoint import CheckpointReport
-    from ..ops.inspect_packed import PackedReport
+    from ..ops.inspect.adapter import AdapterReport
+    from ..ops.inspect.checkpoint import CheckpointReport
+    from ..ops.inspect.packed import PackedReport
 
 
 @click.command("inspect")
@@ -32,10 +32,10 @@ def command(source: str, base: str | None, module_order_file: str | None, as_jso
       tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
       tinylora inspect models/Qwen2.5-0.5B --json
     """
-    from ..ops.inspect import inspect
-    from ..ops.inspect_adapter import AdapterReport
-    from ..ops.inspect_packed import PackedReport
-    from ..sources import locate
+    from ..ops.inspect.adapter import AdapterReport
+    from ..ops.inspect.packed import PackedReport
+    from ..ops.inspect.run import inspect
+    from ..sources.locate import locate
 
     report = inspect(locate(source), base=located(base), module_order=module_order(module_order_file))
     if as_json:

@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import TinyLoraError
-from .terminal import printable
+from .output import printable
 
 #: Command name to its module in this package and its one line of help.
 COMMANDS = {

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import FINITE, base_option, json_option, located, module_order, module_order_option, release_option
-from .terminal import plural, print_json, print_warnings, printable, size
+from .output import plural, print_json, print_warnings, printable, size
 
 if TYPE_CHECKING:
-    from ..ops.merge import MergeReport
+    from ..ops.merge.run import MergeReport
 
 
 @click.command("merge")
@@ -90,7 +90,7 @@ def command(
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
     if len(scales) not in (0, 1, len(adapters)):
         raise click.UsageError(f"--scale is given {len(scales)} times for {len(adapters)} adapters: once, or for each.")
-    from ..ops.merge import MergeOptions, merge
+    from ..ops.merge.run import MergeOptions, merge
 
     options = MergeOptions(
         scales=(scales or (1.0,)) * len(adapters) if len(scales) < 2 else scales,
@@ -104,7 +104,7 @@ def command(
         module_order=module_order(module_order_file),
         release=release,
     )
-    from ..sources import locate
+    from ..sources.locate import locate
     from .adapter_source import as_adapter
 
     with ExitStack() as stack:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..ops.new_adapter import Settings
-    from ..ops.selection import Targets
+    from ..bases.selection import Targets
+    from ..ops.create.plan import Settings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -59,7 +59,7 @@ stream_option: Decorator = click.option(
 
 def located(source: str | None) -> Path | None:
     """A source as a local path; None stays None."""
-    from ..sources import locate
+    from ..sources.locate import locate
 
     return None if source is None else locate(source)
 
@@ -68,8 +68,8 @@ def module_order(file: str | None) -> tuple[str, ...] | None:
     """The module names in the file that --module-order names."""
     if file is None:
         return None
-    from ..ops.numbering import read_module_order
-    from ..sources import locate
+    from ..adapters.numbering import read_module_order
+    from ..sources.locate import locate
 
     return tuple(read_module_order(locate(file)))
 
@@ -147,8 +147,8 @@ def names(text: str | None) -> tuple[str, ...]:
 
 def targets_of(given: dict[str, Any]) -> Targets:
     """The targets that `target_options` were given; takes its values out of `given`."""
+    from ..bases.selection import Targets, parse_targets
     from ..errors import FormatError
-    from ..ops.selection import Targets, parse_targets
 
     text, layers = given.pop("target_modules"), given.pop("layers_to_transform")
     task = given.pop("task_type")
@@ -167,7 +167,7 @@ def targets_of(given: dict[str, Any]) -> Targets:
 
 def settings_of(given: dict[str, Any]) -> Settings:
     """The settings that `adapter_options` were given; takes their values out of `given`."""
-    from ..ops.new_adapter import Settings
+    from ..ops.create.plan import Settings
 
     weights = {"true": True, "false": False}
     init = given.pop("init_weights")

@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from .terminal import printable
+from .output import printable
 
 
 class _ByteProgress:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .options import base_option, json_option, located, module_order, module_order_option, stream_option
-from .terminal import plural, print_json, printable
+from .output import plural, print_json, printable
 
 
 @click.command("project")
@@ -63,10 +63,10 @@ def command(
     if adapter is not None:
         if output is None or seed is not None or u is not None or r is not None:
             raise click.UsageError("With ADAPTER, give -o OUT, and neither --seed, -u nor -r: the adapter has them.")
-        from ..ops.adapter_source import keep_apart_from_base
-        from ..ops.load import config_of_base
-        from ..ops.staging import keep_apart
-        from ..sources import locate
+        from ..adapters.load import config_of_base
+        from ..adapters.source import keep_apart_from_base
+        from ..output.staging import keep_apart
+        from ..sources.locate import locate
 
         source, base_path = locate(adapter), located(base)
         keep_apart(output, [base_path] if base_path is not None else [])

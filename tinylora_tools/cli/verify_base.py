@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import base_option, json_option, located
-from .terminal import new_table, plural, print_json, print_table, printable
+from .output import new_table, plural, print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from ..ops.verify_base import BaseReport
+    from ..ops.verify.base import BaseReport
 
 _SAID = {
     "same-base": "The factors are this base's.",
@@ -39,11 +39,11 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
       tinylora verify-base adapter --base models/Qwen2.5-0.5B
       tinylora verify-base adapter --base models/Qwen2.5-0.5B --json
     """
-    from .memory import keep_freed_memory
+    from .process import keep_freed_memory
 
     keep_freed_memory()
-    from ..ops.verify_base import verify_base
-    from ..sources import locate
+    from ..ops.verify.base import verify_base
+    from ..sources.locate import locate
     from .adapter_source import as_adapter
 
     source = locate(adapter)
@@ -64,7 +64,7 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
 
 
 def _render(report: BaseReport) -> None:
-    from ..ops.verify_base import by_verdict
+    from ..ops.verify.base import by_verdict
 
     click.echo(f"{printable(report.adapter)} against {printable(report.base)}")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in by_verdict(report).items())

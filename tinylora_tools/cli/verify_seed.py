@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import base_option, json_option, located, module_order, module_order_option
-from .terminal import new_table, print_json, print_table, printable
+from .output import new_table, print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from ..ops.verify_seed import VerifyReport
+    from ..ops.verify.seed import VerifyReport
 
 
 @click.command("verify-seed")
@@ -69,7 +69,7 @@ def command(
     """
     from contextlib import ExitStack
 
-    from ..ops.verify_seed import verify_seed
+    from ..ops.verify.seed import verify_seed
     from .adapter_source import as_adapter
 
     with ExitStack() as stack:

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..core.factors import Factors, top_triplets
+from ..bases.factoring_notes import reduced_ranks, undetermined_vectors
+from ..bases.modules import Module
+from ..bases.selection import Targets, select
+from ..bases.tensor_names import refuse_packed
+from ..bases.weights import Array, as_matrix, fingerprint, for_each, read_weight
+from ..core.svd.triplets import Factors, top_triplets
 from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, OutputError, TinyLoraError
 from ..formats.checkpoint import Checkpoint, read_checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
 from ..formats.safetensors_file import SafetensorsFile, build_header, write_file
-from .factoring_notes import reduced_ranks, undetermined_vectors
-from .model_modules import Module
-from .new_adapter import open_model
-from .progress import NoProgress, Progress
-from .selection import Targets, select
-from .staging import lies_in, require_ending, resumable_file
-from .targets import refuse_packed
-from .weights import Array, as_matrix, fingerprint, for_each, read_weight
+from ..output.staging import lies_in, require_ending, resumable_file
+from ..progress import NoProgress, Progress
+from .create.plan import open_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core import projection
+from ..adapters.load import load_adapter
+from ..adapters.write import drawn_projections, stored_tensors, write_adapter
 from ..core.compare import digest
+from ..core.streams import projection
 from ..formats.peft_adapter import factor_key
 from ..formats.safetensors_file import write_file as write_safetensors
 from ..formats.tensors import float_dtype
-from .load import load_adapter
-from .model_files import copy_adapter_files
-from .peft_files import drawn_projections, stored_tensors, write_adapter
-from .staging import staged_directory, staged_file
+from ..output.companions import copy_adapter_files
+from ..output.staging import staged_directory, staged_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,217 @@
+"""Each module's P: where the stored ones come from, and the ones that the file leaves to the seed.
+
+How PEFT seeds the generator of a module's P:
+
+- 0.20 on: projection_seed + i, with i the module's place among the targeted modules. An adapter that is added to layers
+  which already carry one inherits the first adapter's i.
+- 0.19: projection_seed + hash(adapter name) % 10000, with a hash that Python salts anew in each process: one P for all
+  modules, and a seed that nobody knows. (An adapter added to wrapped layers gets projection_seed + i even there.)
+
+Source: peft/tuners/tinylora/layer.py, `_get_layer_seed`, of PEFT 0.19.1, 0.20.0 and 0.21.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.lowrank import training_dtype
+from ..core.streams import projection
+from ..errors import UndeterminedError
+from ..formats.peft_adapter import PeftAdapter
+from ..formats.peft_config import TinyLoraConfig
+
+Array = np.ndarray[Any, Any]
+
+#: PEFT's default projection_seed, tried where no configuration says another.
+DEFAULT_SEED = 42
+
+#: How far past its own modules an adapter's offsets are searched: another adapter's numbering may have been longer.
+SEARCH_BEYOND = 1024
+
+#: Streams that a P is looked for in. Others (Arm's, say) differ from these by rounding only, which `_near` allows for.
+KNOWN_STREAMS = ("torch-cpu-avx2", "torch-cpu-scalar")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the stored P come from.
+
+    Attributes
+    ----------
+    offsets : Mapping[str, tuple[int, ...]]
+        For each module the i whose seed, projection_seed + i, gives its P: none when unknown, several when P is too
+        small to tell. Empty when the adapter stores no P.
+    shared : bool
+        All modules (of one rank) hold the same P, as PEFT 0.19 makes them.
+    """
+
+    offsets: Mapping[str, tuple[int, ...]]
+    shared: bool
+
+    @property
+    def order(self) -> list[str] | None:
+        """The modules in the order that their offsets tell, where these are 0 to n-1, each once, without a doubt."""
+        if not self.offsets or any(len(found) != 1 for found in self.offsets.values()):
+            return None
+        place = {module: found[0] for module, found in self.offsets.items()}
+        return sorted(place, key=lambda m: place[m]) if sorted(place.values()) == list(range(len(place))) else None
+
+
+def provenance(adapter: PeftAdapter) -> Provenance:
+    """Match every stored P with the seeds that could have drawn it."""
+    stored = {m: adapter.file.read(f.P.name) for m, f in adapter.modules.items() if f.P is not None}
+    if not stored or len(stored) < len(adapter.modules):
+        return Provenance({}, False)
+    by_shape: dict[tuple[int, ...], dict[str, Array]] = {}
+    for module, P in stored.items():
+        by_shape.setdefault(P.shape, {})[module] = P
+    alike = all(len({P.tobytes() for P in group.values()}) == 1 for group in by_shape.values())
+    seed = adapter.config.projection_seed if adapter.config else DEFAULT_SEED
+    offsets: dict[str, tuple[int, ...]] = {}
+    for group in by_shape.values():
+        offsets |= _match(group, seed, len(adapter.modules))
+    return Provenance(offsets if any(offsets.values()) else {}, alike and len(stored) > 1)
+
+
+def _match(stored: Mapping[str, Array], seed: int, modules: int) -> dict[str, tuple[int, ...]]:
+    """Offsets for P of one shape: first 0 to modules - 1, then further for what that leaves open."""
+    found: dict[str, tuple[int, ...]] = {}
+    for start, stop in ((0, modules), (modules, modules + SEARCH_BEYOND)):
+        wanted = {module: P for module, P in stored.items() if not found.get(module)}
+        if wanted and stop + seed < 2**64 and seed >= -(2**63):
+            found |= _search(wanted, range(seed + start, seed + stop), start)
+    return found
+
+
+def _search(wanted: Mapping[str, Array], seeds: Sequence[int], first: int) -> dict[str, tuple[int, ...]]:
+    u, r, _ = next(iter(wanted.values())).shape
+    left = dict(wanted)
+    found: dict[str, tuple[int, ...]] = {}
+    for stream in KNOWN_STREAMS:
+        drawn = projection.draw_many(seeds, u, r, stream=stream)  # (n, u, r, r)
+        tables: dict[str, dict[bytes, list[int]]] = {}
+        for module, P in list(left.items()):
+            wide = P.astype(np.float32)
+            dtype = training_dtype(wide)
+            if dtype not in tables:
+                table = tables[dtype] = {}
+                for number, one in enumerate(projection.round_to(drawn, dtype)):
+                    table.setdefault(one.tobytes(), []).append(first + number)
+            if hit := tables[dtype].get(wide.tobytes()):
+                found[module] = tuple(hit)
+                del left[module]
+        if not left:
+            return found
+    for module, P in left.items():
+        found[module] = tuple(first + number for number in _near(drawn, P.astype(np.float32)))
+    return found
+
+
+def _near(drawn: Array, P: Array) -> list[int]:
+    """Which of the drawn (n, u, r, r) are P up to the rounding of another machine's float32 functions."""
+    unit = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 0.0}[training_dtype(P)]
+    flat, target = drawn.reshape(len(drawn), -1), P.reshape(-1)
+    close = np.flatnonzero(np.abs(flat[:, 0] - target[0]) <= 4e-6 + unit * abs(target[0]))
+    return [int(n) for n in close if np.all(np.abs(flat[n] - target) <= 4e-6 + unit * np.abs(target))]
+
+
+def regime(adapter: PeftAdapter, found: Provenance) -> str:
+    """What seeded P, in a word.
+
+    - "seed-plus-index": projection_seed + the module's place (PEFT 0.20 on)
+    - "seed-plus-other-index": projection_seed + places in another adapter's numbering
+    - "shared-projection": one P for all modules, from a seed that is lost (PEFT 0.19)
+    - "stored-projection": P is stored and nothing known drew it
+    - "unknown": P isn't stored and the file doesn't say which PEFT wrote it
+    """
+    if adapter.has_projections:
+        known = [offsets for offsets in found.offsets.values() if offsets]
+        if 2 * len(known) > len(adapter.modules):  # one that was changed doesn't hide where the others come from
+            return "seed-plus-index" if _are_places(known, len(adapter.modules)) else "seed-plus-other-index"
+        return "shared-projection" if found.shared or seed_is_lost(adapter) else "stored-projection"
+    if adapter.config is None or adapter.config.peft_version is None:
+        return "unknown"
+    return "shared-projection" if seed_is_lost(adapter) else "seed-plus-index"
+
+
+def _are_places(offsets: Sequence[tuple[int, ...]], modules: int) -> bool:
+    """Whether offsets can be the places of different modules among so many."""
+    certain = [found[0] for found in offsets if len(found) == 1]
+    return len(set(certain)) == len(certain) and all(min(found) < modules for found in offsets)
+
+
+def seed_is_lost(adapter: PeftAdapter) -> bool:
+    """Whether the PEFT release that wrote the adapter seeded P with a salted hash: 0.19, and the development versions
+    after it, which came before or after the change (peft#3180)."""
+    version = adapter.config.peft_version if adapter.config else None
+    return version is not None and re.match(r"0\.19(\D|$)", version) is not None
+
+
+def projections(
+    adapter: PeftAdapter, index: Mapping[str, int] | None, *, stream: str = projection.DEFAULT_STREAM
+) -> dict[str, Array]:
+    """P of every module (u, r', r') in float32: as stored, else drawn as PEFT would draw it.
+
+    A drawn P is rounded to the dtype in which the module was trained, which its A and B tell.
+
+    Parameters
+    ----------
+    adapter : PeftAdapter
+    index : Mapping[str, int], optional
+        Each module's place; not needed where P is stored.
+    stream : str
+        A name from `core.projection.STREAMS`.
+
+    Raises
+    ------
+    UndeterminedError
+        If a P has to be drawn and the seed or the module's place can't be known.
+    """
+    read = adapter.file.read
+    found = {m: read(f.P.name).astype(np.float32) for m, f in adapter.modules.items() if f.P is not None}
+    if len(found) == len(adapter.modules):
+        return found
+    config = require_seed(adapter)
+    if index is None:
+        raise UndeterminedError("P isn't stored and the modules' order isn't known", where=adapter.file.path)
+    by_rank: dict[int, list[str]] = {}
+    for module, parts in adapter.modules.items():
+        if module not in found:
+            by_rank.setdefault(parts.rank, []).append(module)
+    for rank, modules in by_rank.items():
+        seeds = [config.projection_seed + index[module] for module in modules]
+        drawn = projection.draw_many(seeds, config.proj_dim, rank, stream=stream)
+        for module, P in zip(modules, drawn, strict=True):
+            parts = adapter.modules[module]
+            found[module] = projection.round_to(P, training_dtype(read(parts.A.name), read(parts.B.name)))
+    return found
+
+
+def require_seed(adapter: PeftAdapter) -> TinyLoraConfig:
+    """The configuration that a P which isn't stored can be drawn by.
+
+    Raises
+    ------
+    UndeterminedError
+        If the seed can't be known.
+    """
+    config = adapter.config
+    if config is None or config.peft_version is None:
+        raise UndeterminedError(
+            "P isn't stored, and without an adapter_config.json that names its seed and PEFT's version it is lost",
+            where=adapter.file.path,
+            hint="Put the adapter_config.json that was saved with it beside the file.",
+        )
+    if seed_is_lost(adapter):
+        raise UndeterminedError(
+            f"PEFT {config.peft_version} drew P from a seed that Python's hash salted, and P wasn't saved: "
+            "the adapter can't be reproduced",
+            where=adapter.file.path,
+            hint="Save it with save_projection=True from the process that trained it, or train it with PEFT 0.20 on.",
+        )
+    return config

@@ -1,0 +1,206 @@
+"""The modules of the model that a checkpoint is loaded into, from the checkpoint's headers and its architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import MismatchError, UndeterminedError
+from ..formats.checkpoint import Checkpoint
+from ..formats.tensors import TensorInfo
+from .architecture import Architecture, Generation, generalised
+from .tensor_names import is_tied
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+#: Last parts of names that are embeddings by convention, where no architecture tells.
+_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module with a weight matrix.
+
+    `kind` is "Linear", "Conv1D" or "Embedding"; `tensor` holds the weight, in_features by out_features for a Conv1D and
+    the other way round else.
+    """
+
+    name: str
+    kind: str
+    tensor: TensorInfo
+
+    @property
+    def out_features(self) -> int:
+        return self.tensor.shape[1 if self.kind == "Conv1D" else 0]
+
+    @property
+    def in_features(self) -> int:
+        return self.tensor.shape[0 if self.kind == "Conv1D" else 1]
+
+    def rank(self, r: int) -> int:
+        """r, or as much of it as the weight has."""
+        return min(r, *self.tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelModules:
+    """A model's modules and parameters, as far as its checkpoint holds them.
+
+    Attributes
+    ----------
+    modules : Mapping[str, Module]
+        In named_modules() order, where `ordered`.
+    parameters : Mapping[str, str]
+        Every parameter's name in the model to the tensor that holds it; tied ones come under each of their names.
+    input, output : str, optional
+        The input embedding; the output embedding, which "all-linear" leaves out.
+    architecture : Architecture, optional
+    ordered : bool
+    """
+
+    modules: Mapping[str, Module]
+    parameters: Mapping[str, str]
+    input: str | None
+    output: str | None
+    architecture: Architecture | None
+    ordered: bool
+
+    def inner_names(self) -> set[str]:
+        """Names of modules that hold others, or parameters that are no weight matrix."""
+        found: set[str] = set()
+        for parameter in self.parameters:
+            parts = parameter.split(".")[:-1]
+            found.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        return found - self.modules.keys()
+
+
+def model_modules(
+    base: Checkpoint,
+    architecture: Architecture | None,
+    *,
+    release: str | None = None,
+    module_order: Sequence[str] | None = None,
+) -> ModelModules:
+    """The modules of the architecture's class that have a tensor in the checkpoint.
+
+    Parameters
+    ----------
+    base : Checkpoint
+    architecture : Architecture, optional
+        Without it, names in the checkpoint are taken for the model's, and every matrix for a Linear but those that are
+        embeddings by name.
+    release : str, optional
+        The major release of transformers ("4" or "5") whose names count; by default the newest that is known.
+    module_order : sequence of str, optional
+        Module names in named_modules() order, which the architecture then need not tell.
+
+    Raises
+    ------
+    UndeterminedError
+        If the architecture's class isn't known.
+    MismatchError
+        If `module_order` names a module that the checkpoint lacks.
+    """
+    if architecture is None:
+        return _by_name(base, module_order)
+    generation = architecture.generation(release)
+    leaves = generation.leaves_of(architecture.class_name)
+    parameters = _parameters(base.shard_of, architecture, generation, leaves)
+    tied = is_tied(dict(base.config or {}), architecture)
+    for tie in architecture.all_ties:
+        present = [member for member in tie.members if member in parameters]
+        if present and (tied or not tie.optional):
+            key = parameters[tie.stored if tie.stored in parameters else present[0]]
+            absent = (m for m in tie.members if generalised(m.rpartition(".")[0]) in leaves)
+            parameters |= {member: key for member in absent if member not in parameters}
+    found = {}
+    for parameter, key in parameters.items():
+        name = parameter.removesuffix(".weight")
+        if parameter.endswith(".weight") and generalised(name) in leaves and len(base.info(key).shape) == 2:
+            found[name] = Module(name, generation.kinds[generalised(name)], base.info(key))
+    order = list(module_order) if module_order is not None else sorted(found, key=generation.sort_key)
+    modules = {name: found[name] for name in _checked(order, found, base)}
+    name = architecture.class_name
+    ends = generation.inputs.get(name), generation.outputs.get(name)
+    return ModelModules(modules, parameters, *ends, architecture, ordered=True)
+
+
+def _parameters(
+    keys: Iterable[str], architecture: Architecture, generation: Generation, leaves: frozenset[str]
+) -> dict[str, str]:
+    """Parameters by their names in the model: from_pretrained's renaming, turned round."""
+    renamed: dict[str, list[str]] = {}
+    for parameter, stored in generation.stored.items():
+        renamed.setdefault(stored, []).append(parameter)
+    prefix = f"{architecture.base_model_prefix}."
+    keys = list(keys)
+    saved_with_head = prefix != "." and any(key.startswith(prefix) for key in keys)
+    has_prefix = any(leaf.startswith(prefix) for leaf in leaves)
+    found: dict[str, str] = {}
+    for key in keys:
+        name = key
+        if has_prefix and not saved_with_head:
+            name = prefix + key
+        elif saved_with_head and not has_prefix:
+            if not key.startswith(prefix):
+                continue  # the head, which a bare model hasn't
+            name = key.removeprefix(prefix)
+        for pattern in renamed.get(generalised(name), [generalised(name)]):
+            found.setdefault(_filled(pattern, name), key)
+    return found
+
+
+def _filled(pattern: str, name: str) -> str:
+    """A pattern with its `*` replaced by the numbers in a name."""
+    numbers = iter(_NUMBER.findall(name))
+    return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
+
+
+def is_embedding_by_name(module: str) -> bool:
+    """Whether a module is called what embeddings are called: for where no architecture tells."""
+    return module.rpartition(".")[2] in _EMBEDDINGS
+
+
+def _by_name(base: Checkpoint, module_order: Sequence[str] | None) -> ModelModules:
+    parameters = {key: key for key in base.shard_of}
+    found = {}
+    for key in parameters:
+        info, name = base.info(key), key.removesuffix(".weight")
+        if key.endswith(".weight") and len(info.shape) == 2:
+            kind = "Embedding" if is_embedding_by_name(name) else "Linear"
+            found[name] = Module(name, kind, info)
+    order = _natural_order(found) if module_order is None else _checked(module_order, found, base)
+    output = "lm_head" if "lm_head" in found else None
+    return ModelModules({n: found[n] for n in order}, parameters, None, output, None, ordered=module_order is not None)
+
+
+def _natural_order(names: Iterable[str]) -> list[str]:
+    """By name, numbers by value: readable, but no module order."""
+    return sorted(
+        names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")]
+    )
+
+
+def _checked(order: Sequence[str], found: Mapping[str, Module], base: Checkpoint) -> Sequence[str]:
+    absent = [name for name in order if name not in found]
+    if absent:
+        raise MismatchError(
+            f"--module-order names {absent[0]}, which has no weight matrix in the checkpoint",
+            where=base.path,
+            hint="Give names as model.named_modules() lists them.",
+        )
+    return order
+
+
+def require_order(model: ModelModules, base: Checkpoint) -> None:
+    """Raise UndeterminedError where modules can't be numbered."""
+    if not model.ordered:
+        kind = (base.config or {}).get("model_type")
+        known = f"the architecture {kind!r} isn't known" if kind else "no config.json tells the architecture"
+        raise UndeterminedError(
+            f"{known}, and with it the order of modules, which their seeds and groups follow",
+            where=base.path,
+            hint="Give the targeted modules in the order of model.named_modules(), one name a line, with "
+            "--module-order FILE.",
+        )

@@ -1,0 +1,1 @@
+"""P from a seed, as named streams of numbers."""

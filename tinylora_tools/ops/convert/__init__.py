@@ -1,0 +1,1 @@
+"""Adapters in other forms."""

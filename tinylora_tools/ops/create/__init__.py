@@ -1,0 +1,1 @@
+"""New adapters: what PEFT would save, counted or made."""

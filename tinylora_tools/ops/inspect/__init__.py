@@ -1,0 +1,1 @@
+"""What is in an adapter or a checkpoint."""

@@ -1,0 +1,143 @@
+"""What a merge will write, decided before a byte of it is written.
+
+Every tensor of every adapter finds its place here, or is refused. The plan keeps the base's shards, tensor order,
+offsets and header bytes wherever dtypes, shapes and ties stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...adapters.load import LoadedAdapter
+from ...adapters.updates import check_adapter
+from ...bases.architecture import Architecture
+from ...bases.tensor_names import BaseNames, TiedGroup, refuse_quantized
+from ...errors import MismatchError, UnsupportedError
+from ...formats.checkpoint import Checkpoint
+from .gather import gather_replacements, gather_updates, same
+from .layout import index_of, layout
+from .words import Change, MergePlan, Outcome, Settled, Source
+
+
+def plan_merge(
+    base: Checkpoint,
+    adapters: Sequence[tuple[LoadedAdapter, float]],
+    architecture: Architecture | None,
+    *,
+    dtype: str = "auto",
+    tied: str = "untie",
+    release: str | None = None,
+) -> MergePlan:
+    """Decide every tensor of the merged checkpoint.
+
+    Parameters
+    ----------
+    base : Checkpoint
+    adapters : sequence of (LoadedAdapter, float)
+        With the scale of each one's update; they are summed.
+    architecture : Architecture, optional
+    dtype : "auto", "float32", "bfloat16" or "float16"
+        Of all floating-point tensors; "auto" keeps each one's own.
+    tied : "untie" or "share"
+        What becomes of tied embeddings of which one is targeted.
+    release : "4" or "5", optional
+        The transformers that the adapters were trained under, where that makes a difference.
+
+    Raises
+    ------
+    MismatchError, UndeterminedError, UnsupportedError
+        For whatever can't be merged faithfully, by name.
+    """
+    refuse_quantized(base)
+    names = BaseNames(base, architecture)
+    warnings: list[str] = []
+    changes: dict[str, Change] = {}
+    for loaded, scale in adapters:
+        check_adapter(loaded)
+        gather_updates(loaded, scale, names, changes, release)
+        gather_replacements(loaded.adapter, scale, names, changes, warnings)
+    settled = _settle(names, changes, share=tied == "share")
+    warnings += names.notes
+    files = tuple(layout(base, names, number, settled, dtype) for number in range(len(base.shards)))
+    config: dict[str, Any] = {"tie_word_embeddings": False} if settled.tied == "untied" else {}
+    if dtype != "auto":
+        known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
+        config |= dict.fromkeys(known or ["torch_dtype"], dtype)
+    return MergePlan(
+        files=files,
+        index=index_of(base, files),
+        config=config,
+        tied=settled.tied,
+        warnings=tuple(warnings),
+    )
+
+
+def _settle(names: BaseNames, changes: dict[str, Change], *, share: bool) -> Settled:
+    base, settled = names.base, Settled()
+    for stored, group in {change.group.stored: change.group for change in changes.values()}.items():
+        of_member = _members(Source(base.shards[base.shard_of[stored]], base.info(stored)), group, changes)
+        first = next(iter(of_member.values()))
+        if all(outcome == first for outcome in of_member.values()):
+            settled.outcomes |= {key: first for key in group.members.values() if key in base}
+        elif share:
+            settled.tied = "shared"
+            joined = _shared_outcome(base, group, list(of_member.values()))
+            settled.outcomes |= {key: joined for key in group.members.values() if key in base}
+        elif group.optional:
+            settled.tied = "untied"
+            settled.outcomes |= {group.members[member]: outcome for member, outcome in of_member.items()}
+            settled.added |= {key: stored for key in group.members.values() if key not in base}
+        else:
+            changed = [member for member, outcome in of_member.items() if outcome.updates]
+            raise UnsupportedError(
+                f"{' and '.join(changed) or stored}: the adapter changes one of {', '.join(group.members)}, "
+                "which this architecture can't hold apart",
+                where=base.path,
+                hint="With --tied share all of them get the update, as in PEFT's own merge; "
+                "the adapter's forward pass doesn't compute that.",
+            )
+    if settled.tied == "untied":
+        _write_out_ties(names, settled)
+    return settled
+
+
+def _write_out_ties(names: BaseNames, settled: Settled) -> None:
+    """Give every other tied parameter a tensor too: without tie_word_embeddings, transformers 5 ties none of them, and
+    initialises anew what it doesn't find (BERT's `decoder.bias`)."""
+    base = names.base
+    for group in names.tied_groups():
+        kept = Outcome(Source(base.shards[base.shard_of[group.stored]], base.info(group.stored)))
+        for key in group.members.values():
+            if key not in base and key not in settled.outcomes:
+                settled.outcomes[key] = settled.outcomes.get(group.stored, kept)
+                settled.added[key] = group.stored
+
+
+def _shared_outcome(base: Checkpoint, group: TiedGroup, outcomes: list[Outcome]) -> Outcome:
+    if any(outcome.source != outcomes[0].source for outcome in outcomes):
+        raise MismatchError(
+            f"the adapter brings values of its own for some of {', '.join(group.members)}, which the base ties",
+            where=base.path,
+            hint="Merge with --tied untie.",
+        )
+    return Outcome(outcomes[0].source, tuple(update for outcome in outcomes for update in outcome.updates))
+
+
+def _members(stored: Source, group: TiedGroup, changes: dict[str, Change]) -> dict[str, Outcome]:
+    """What the model's forward pass uses for each parameter of a group."""
+    wanted = {member: changes[member] for member in group.members if member in changes}
+    shared = [c.replacement for c in wanted.values() if c.replacement is not None and c.in_place]
+    if any(not same(source, shared[0]) for source in shared[1:]):
+        raise MismatchError(
+            f"the adapter holds different values for {' and '.join(wanted)}, which are one tensor in the base",
+            where=shared[0].file.path,
+            hint="Was it trained on this base? One whose embeddings aren't tied would hold them apart.",
+        )
+    common = shared[0] if shared else stored
+    outcomes = {}
+    for member in group.members:
+        change = wanted.get(member)
+        own = change.replacement if change is not None and not change.in_place else None
+        outcomes[member] = Outcome(own or common, tuple(change.updates) if change else ())
+    return outcomes

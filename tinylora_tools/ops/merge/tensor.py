@@ -1,0 +1,156 @@
+"""One tensor of a merge: read, summed or converted, and written by blocks of rows, and what that tells the report."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from math import prod
+from typing import Self
+
+import numpy as np
+
+from ...core.block_sum import BlockAdder, BlockSum, work_dtype
+from ...core.lowrank import Array, left_factor, squared_norm, training_dtype
+from ...core.residual import BaseResidual, Triplets
+from ...errors import MismatchError
+from ...formats.safetensors_file import SafetensorsFile
+from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
+from ...output.file_copy import copy_range, read_into, write_all
+from .words import Outcome, Update
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCheck:
+    """The residual of one adapter's factors on one weight; None where the factors are zero."""
+
+    update: Update
+    rho: float | None
+    factors_dtype: str
+    base_dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorResult:
+    """What the merge did to one tensor: ||delta||^2, and the square of what rounding did to it."""
+
+    tensor: str
+    updates: tuple[Update, ...]
+    delta: float
+    error: float
+    checks: tuple[BaseCheck, ...]
+
+
+class OpenSource:
+    """A tensor file that is read from by several threads."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        if isinstance(self._file, SafetensorsFile):
+            self._descriptor = os.open(self._file.path, os.O_RDONLY)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def copy(self, tensor: TensorInfo, offset: int, size: int, target: int, start: int) -> None:
+        """Copy bytes of a tensor, from `offset` on, to a place in another file."""
+        if self._descriptor is not None:
+            copy_range(self._descriptor, tensor.start + offset, target, start, size)
+        else:
+            data = self._file.read(tensor.name).reshape(-1).view(np.uint8)
+            write_all(target, data[offset : offset + size].data, start)
+
+    def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: Array) -> Array:
+        """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
+        if self._descriptor is None:
+            return self._file.read(tensor.name).reshape(-1, columns)[first:last]
+        dtype = numpy_dtype(tensor.dtype)
+        width = columns * dtype.itemsize
+        data = buffer[: (last - first) * width]
+        read_into(self._descriptor, data.data, tensor.start + first * width)
+        return data.view(dtype).reshape(-1, columns)
+
+
+class TensorJob:
+    """One tensor that is summed or converted, block by block."""
+
+    def __init__(self, info: TensorInfo, outcome: Outcome, source: OpenSource, target: int, check: bool) -> None:
+        self.info, self.outcome = info, outcome
+        self._source, self.target = source, target
+        # A vector is as good as a column: its blocks are as long.
+        self.rows, self.columns = (info.shape[0], prod(info.shape[1:])) if info.shape else (1, 1)
+        self.out_dtype = numpy_dtype(info.dtype)
+        self.work_dtype = work_dtype(self.out_dtype)
+        self._error = 0.0
+        self._checks: list[tuple[Update, str, Triplets, BaseResidual]] = []
+        self._check = check
+        self._ready = not outcome.updates
+        self._lock = threading.Lock()
+
+    def _load_factors(self) -> None:
+        lefts, rights = [], []
+        for update in self.outcome.updates:
+            A, B = update.factors()
+            wide_A, wide_BR = A.astype(np.float64), left_factor(B, update.R)  # (r, in), (out, r)
+            left, right = (wide_A.T, wide_BR.T) if update.transposed else (wide_BR, wide_A)
+            lefts.append(left)
+            rights.append(right)
+            if self._check:
+                triplets = Triplets.from_factors(A, B, self.work_dtype)
+                triplets = triplets.transposed() if update.transposed else triplets
+                self._checks.append((update, training_dtype(A, B), triplets, BaseResidual(triplets)))
+        left, right = np.hstack(lefts), np.vstack(rights)
+        self._delta = squared_norm(left, right)
+        self._left, self._right = left.astype(self.work_dtype), right.astype(self.work_dtype)
+
+    def run(self, first: int, last: int, adder: BlockAdder, raw_in: Array, raw_out: Array) -> BlockSum:
+        """Read, sum or convert, and write the rows [first, last)."""
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused below
+            if not self._ready:
+                self._load_factors()
+                self._ready = True
+        W = self._source.rows(self.outcome.source.tensor, self.columns, first, last, raw_in)
+        out = raw_out[: W.size * self.out_dtype.itemsize].view(self.out_dtype).reshape(W.shape)
+        if self.outcome.updates:
+            triplets = [triplets for _, _, triplets, _ in self._checks]
+            block = adder.add(W, self._left[first:last], self._right, out, triplets=triplets, first=first)
+            if not np.isfinite(block.error):
+                self._refuse(first, last, W)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(out, W, casting="unsafe")
+            if np.any(np.isinf(out) & np.isfinite(W)):
+                self._refuse(first, last, W)
+            block = BlockSum(0.0, [])
+        start = self.info.start + first * self.columns * self.out_dtype.itemsize
+        write_all(self.target, out.reshape(-1).view(np.uint8).data, start)
+        return block
+
+    def _refuse(self, first: int, last: int, W: Array) -> None:
+        if not np.all(np.isfinite(W)):
+            what, hint = "the base's weights hold NaN or Inf", "Check the base: it was saved from a broken training."
+        elif self.out_dtype.name == "float16":
+            what, hint = "the result overflows float16", "Merge with --dtype bfloat16 or --dtype float32."
+        else:
+            what, hint = "the result holds NaN or Inf", "Check the adapter's factors, P and v, and --scale."
+        raise MismatchError(f"rows {first} to {last - 1}: {what}", where=self.info.name, hint=hint)
+
+    def collect(self, block: BlockSum) -> None:
+        """Count a block's share; in the order of the blocks."""
+        self._error += block.error
+        for (*_, residual), parts in zip(self._checks, block.residuals, strict=True):
+            residual.add(parts)
+
+    def result(self) -> TensorResult:
+        """What became of the tensor, once every block is counted."""
+        base_dtype = FLOAT_NAMES[self.outcome.source.tensor.dtype]
+        checks = tuple(
+            BaseCheck(update, residual.rho, factors_dtype, base_dtype)
+            for update, factors_dtype, _, residual in self._checks
+        )
+        return TensorResult(self.info.name, self.outcome.updates, self._delta, self._error, checks)

@@ -1,0 +1,101 @@
+"""What a merge consists of: the words that planning, writing and reporting it share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...bases.tensor_names import TiedGroup
+from ...core.lowrank import Array
+from ...formats.peft_adapter import PeftAdapter
+from ...formats.tensors import TensorFile, TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One adapter's delta for one module; its factors are read when they are needed.
+
+    `R` (r, r) float64 includes the adapter's scale. `transposed`: the weight is stored (in, out).
+    """
+
+    adapter: PeftAdapter
+    module: str
+    R: Array
+    transposed: bool
+
+    def factors(self) -> tuple[Array, Array]:
+        """A (r, in) and B (out, r), as stored."""
+        parts = self.adapter.modules[self.module]
+        return self.adapter.file.read(parts.A.name), self.adapter.file.read(parts.B.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a tensor's values come from."""
+
+    file: TensorFile
+    tensor: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of a tensor: its values, and the updates that are added to them."""
+
+    source: Source
+    updates: tuple[Update, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A shard to write: its header, and for each of its tensors the place in the file and what goes there."""
+
+    name: str
+    header: bytes
+    tensors: tuple[tuple[TensorInfo, Outcome], ...]
+
+    @property
+    def size(self) -> int:
+        return self.tensors[-1][0].end if self.tensors else len(self.header)
+
+
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    """Everything that a merge writes but the files that it copies.
+
+    `index` is None for a single file; `config` holds the entries of config.json that change. `tied` is "untied",
+    "shared" or "kept".
+    """
+
+    files: tuple[OutputFile, ...]
+    index: bytes | None
+    config: dict[str, Any]
+    tied: str
+    warnings: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What becomes of each tensor, file by file."""
+        return [outcome for file in self.files for _, outcome in file.tensors]
+
+
+@dataclass(slots=True)
+class Change:
+    """All that the adapters ask of one parameter."""
+
+    group: TiedGroup
+    updates: list[Update] = field(default_factory=list)
+    replacement: Source | None = None
+    in_place: bool = False
+
+
+@dataclass(slots=True)
+class Settled:
+    """Outcomes by tensor name; `added` maps the names that the base lacks to the tensor that each was tied to."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    added: dict[str, str] = field(default_factory=dict)
+    tied: str = "kept"

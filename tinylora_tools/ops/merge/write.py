@@ -1,0 +1,228 @@
+"""Stream the tensors of a merge plan to disk: byte ranges copied, row blocks summed, several at a time.
+
+Memory is a few blocks a thread, whatever the model's size. The bytes don't depend on the number of threads or the size
+of the blocks; what is summed up for the report is summed in a fixed order, so that doesn't depend on threads either.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from ...core.block_sum import BlockAdder, BlockSum
+from ...formats.tensors import TensorInfo
+from ...output.file_copy import write_all
+from ...progress import Progress
+from .tensor import OpenSource, TensorJob, TensorResult
+from .words import OutputFile
+
+#: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.
+BLOCK_ELEMENTS = 450_000
+
+#: Blocks that one task sums: each handing over between threads costs as much as a small one.
+TASK_BLOCKS = 4
+
+#: Bytes that one task copies. The file is locked meanwhile, and the sums of other threads wait to be written.
+COPY_BYTES = 8 << 20
+
+#: Bytes after which a file is sent to the disk, while the next are computed.
+FLUSH_BYTES = 64 << 20
+
+_flush = getattr(os, "fdatasync", os.fsync)
+
+MakeAdder = Callable[[int, np.dtype[Any]], BlockAdder]
+
+
+class _Task(NamedTuple):
+    """Something to do in a thread, the bytes that it writes, and what is to be done with its result."""
+
+    size: int
+    work: Callable[[], Any]
+    then: Callable[[Any], None]
+
+
+class MergeWriter:
+    """Writes planned files into a directory; a context, which stops its threads when it is left.
+
+    Parameters
+    ----------
+    directory : Path
+    threads : int
+    make_adder : callable
+        Called once a thread and dtype, with the size of a block: see `core.block_sum`.
+    check_base : bool
+        Whether factors are checked against the weights in passing.
+    progress : Progress
+    block_elements : int
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        threads: int,
+        make_adder: MakeAdder,
+        check_base: bool,
+        progress: Progress,
+        block_elements: int = BLOCK_ELEMENTS,
+    ) -> None:
+        self.results: list[TensorResult] = []
+        self._directory = directory
+        self._make_adder = make_adder
+        self._check_base = check_base
+        self._progress = progress
+        self._block_elements = block_elements
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
+        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._flushing: Future[None] | None = None
+        self._unflushed = 0
+        self._tasks: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
+        self._most_tasks = 4 * threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._flusher.shutdown(cancel_futures=True)
+
+    def write(self, file: OutputFile) -> None:
+        """Write one file and flush it to the disk.
+
+        Raises
+        ------
+        MismatchError
+            If a result isn't finite.
+        """
+        with ExitStack() as stack:
+            path = self._directory / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            stack.callback(os.close, target)
+            write_all(target, memoryview(file.header), 0)
+            _reserve(target, file.size)
+            try:
+                self._write_tensors(file, target, stack)
+            finally:
+                self._cancel()  # nothing is left to cancel but after an error: before its files are closed
+            os.fsync(target)
+
+    def _write_tensors(self, file: OutputFile, target: int, stack: ExitStack) -> None:
+        sources: dict[Path, OpenSource] = {}
+        jobs: list[TensorJob] = []
+        copies: list[tuple[TensorInfo, TensorInfo, OpenSource]] = []
+        for info, outcome in file.tensors:
+            path = outcome.source.file.path
+            if path not in sources:
+                sources[path] = stack.enter_context(OpenSource(outcome.source.file))
+            if outcome.updates or outcome.source.tensor.dtype != info.dtype:
+                jobs.append(TensorJob(info, outcome, sources[path], target, self._check_base))
+            else:
+                copies.append((info, outcome.source.tensor, sources[path]))
+        jobs.reverse()  # from which the next is popped: what is done with is let go
+        summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
+        for task in _side_by_side(self._sums(jobs), summed, self._copies(copies, target), copied):
+            self._submit(task)
+        while self._tasks:
+            self._finish_oldest()
+
+    def _cancel(self) -> None:
+        for future, _ in self._tasks:
+            future.cancel()
+        wait([future for future, _ in self._tasks])
+        self._tasks.clear()
+        if self._flushing is not None:
+            wait([self._flushing])
+            self._flushing = None
+
+    def _submit(self, task: _Task) -> None:
+        while len(self._tasks) >= self._most_tasks:
+            self._finish_oldest()
+        self._tasks.append((self._pool.submit(task.work), task.then))
+
+    def _finish_oldest(self) -> None:
+        future, then = self._tasks[0]
+        result = future.result()
+        self._tasks.popleft()
+        then(result)
+
+    def _copies(self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: int) -> Iterator[_Task]:
+        for info, tensor, source in copies:
+            for done in range(0, info.nbytes, COPY_BYTES):
+                size = min(COPY_BYTES, info.nbytes - done)
+                work = partial(source.copy, tensor, done, size, target, info.start + done)
+                yield _Task(size, work, partial(self._written, target, size))
+
+    def _sums(self, jobs: list[TensorJob]) -> Iterator[_Task]:
+        while jobs:
+            job = jobs.pop()
+            if not job.info.nbytes:
+                continue
+            rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
+            for first in range(0, job.rows, rows):
+                last = min(first + rows, job.rows)
+                size = (last - first) * job.columns * job.out_dtype.itemsize
+                work = partial(self._run_blocks, job, first, last)
+                yield _Task(size, work, partial(self._collect, job, first, last))
+
+    def _run_blocks(self, job: TensorJob, first: int, last: int) -> list[BlockSum]:
+        size = max(self._block_elements, job.columns)
+        if getattr(self._local, "size", 0) < size:
+            self._local.size, self._local.adders = size, {}
+            self._local.raw = np.empty(8 * size, np.uint8), np.empty(8 * size, np.uint8)
+        adders = self._local.adders
+        if job.work_dtype not in adders:
+            adders[job.work_dtype] = self._make_adder(size, job.work_dtype)
+        adder, raw = adders[job.work_dtype], self._local.raw
+        rows = max(1, self._block_elements // job.columns)
+        return [job.run(row, min(row + rows, last), adder, *raw) for row in range(first, last, rows)]
+
+    def _collect(self, job: TensorJob, first: int, last: int, blocks: list[BlockSum]) -> None:
+        for block in blocks:
+            job.collect(block)
+        if last == job.rows and job.outcome.updates:
+            self.results.append(job.result())
+        self._written(job.target, (last - first) * job.columns * job.out_dtype.itemsize)
+
+    def _written(self, target: int, size: int, _: object = None) -> None:
+        self._progress.advance(size)
+        self._unflushed += size
+        if self._unflushed >= FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._unflushed = 0
+            self._flushing = self._flusher.submit(_flush, target)
+
+
+def _side_by_side(sums: Iterator[_Task], summed: int, copies: Iterator[_Task], copied: int) -> Iterator[_Task]:
+    """Both kinds of tasks, in step by their shares of the bytes: a copy keeps the file locked, and sums that are
+    written would wait for it, but not those that are still computed."""
+    done = {True: 0, False: 0}
+    while True:
+        is_copy = done[True] * summed < done[False] * copied or done[False] >= summed
+        task = next(copies if is_copy else sums, None)
+        if task is None:
+            yield from sums
+            yield from copies
+            return
+        done[is_copy] += task.size
+        yield task
+
+
+def _reserve(target: int, size: int) -> None:
+    """Give a file its size, and its blocks where the file system can: a full disk shows now, and writing is quicker."""
+    try:
+        os.posix_fallocate(target, 0, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.ftruncate(target, size)

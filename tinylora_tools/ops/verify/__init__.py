@@ -1,0 +1,1 @@
+"""Does it reproduce, and does it belong together?"""

@@ -1,0 +1,155 @@
+"""Does this machine draw P as others do? Every way of drawing that exists here, against golden vectors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from ...core.block_sum import NumpyBlockAdder
+from ...core.compare import difference, digest
+from ...core.lowrank import Array
+from ...core.streams import projection
+from ...errors import TinyLoraError
+
+#: What torch's CPU capabilities draw, by name.
+STREAM_OF = {"DEFAULT": "torch-cpu-scalar", "AVX2": "torch-cpu-avx2", "AVX512": "torch-cpu-avx2"}
+DEVICES = ("cuda", "mps", "xpu")
+
+_DRAW = """
+import json, os, sys, torch
+cases, threads = json.loads(sys.argv[1])
+print(torch.__version__, torch.backends.cpu.get_cpu_capability())
+for count in threads:
+    torch.set_num_threads(count)
+    for seed, u, r in cases:
+        P = torch.normal(mean=0.0, std=1 / r**0.5, size=(u, r, r), generator=torch.Generator().manual_seed(seed))
+        print(P.numpy().tobytes().hex())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison. `identical`, `max_ulp` and `max_abs` say how it went bit by bit, `ok` whether that is as it
+    should be, `note` what it means; `digest` is the sha256 of what was drawn here."""
+
+    name: str
+    device: str
+    stream: str | None
+    ok: bool
+    identical: bool | None
+    max_ulp: int | None
+    max_abs: float | None
+    note: str = ""
+    digest: str | None = None
+
+
+@lru_cache(maxsize=1)
+def golden() -> tuple[list[tuple[int, int, int]], dict[str, Array]]:
+    """The cases (seed, u, r), and each stream's values of all of them, one after the other."""
+    data = json.loads(files("tinylora_tools").joinpath("data", "golden_projections.json").read_text("utf-8"))
+    values = {
+        stream: np.frombuffer(b"".join(map(base64.b64decode, arrays)), "<f4")
+        for stream, arrays in data["streams"].items()
+    }
+    return [(seed, u, r) for seed, u, r in data["cases"]], values
+
+
+def verify_machine(device: str = "all") -> tuple[list[Check], list[str]]:
+    """Run every check of this machine.
+
+    Parameters
+    ----------
+    device : str
+        "all", "cpu", or the one device whose part is wanted: "cuda", "mps" or "xpu".
+
+    Returns
+    -------
+    checks, skipped
+        The names of what isn't on this machine are in `skipped`.
+    """
+    checks: list[Check] = []
+    skipped: list[str] = []
+    if device in ("all", "cpu"):
+        checks += _numpy_checks()
+        checks += _torch_checks(skipped)
+    for name in DEVICES:
+        if device in ("all", name):
+            checks += _device_checks(name, skipped)
+    return checks, skipped
+
+
+def _numpy_checks() -> Iterator[Check]:
+    cases, expected = golden()
+    for stream, values in expected.items():
+        drawn = np.concatenate([projection.draw(*case, stream=stream).reshape(-1) for case in cases])
+        found = difference(drawn, values)
+        yield Check(f"numpy {stream}", "cpu", stream, found.identical, *found, digest=digest(drawn))
+
+
+def _torch_checks(skipped: list[str]) -> Iterator[Check]:
+    threads = sorted({1, 2, os.cpu_count() or 1})
+    yield from _drawn_by_torch("torch", None, [threads[-1]])
+    for capability in ("default", "avx2", "avx512"):
+        found = list(_drawn_by_torch(f"torch {capability}", capability, threads))
+        if found:
+            yield from found
+        else:
+            skipped.append(f"torch {capability}: not on this CPU")
+
+
+def _drawn_by_torch(name: str, capability: str | None, threads: Sequence[int]) -> Iterator[Check]:
+    """Torch in a process of its own, for its capability is settled when it starts; nothing, if the CPU lacks it."""
+    cases, expected = golden()
+    environment = dict(os.environ) | ({"ATEN_CPU_CAPABILITY": capability} if capability else {})
+    command = [sys.executable, "-c", _DRAW, json.dumps([cases, list(threads)])]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise TinyLoraError(f"{name}: torch doesn't run here: {run.stderr.strip().splitlines()[-1]}")
+    version, actual = run.stdout.split("\n", 1)[0].split()
+    if capability is not None and actual.lower() != capability:
+        return
+    arrays = [np.frombuffer(bytes.fromhex(line), "<f4") for line in run.stdout.splitlines()[1:]]
+    for number, count in enumerate(threads):
+        drawn = np.concatenate(arrays[number * len(cases) : (number + 1) * len(cases)])
+        stream = next((s for s, values in expected.items() if values.tobytes() == drawn.tobytes()), None)
+        usual = STREAM_OF.get(actual, projection.DEFAULT_STREAM)
+        found = difference(drawn, expected[stream or usual])
+        note = f"torch {version}, {actual.lower()}"
+        if stream is None:
+            note += f": no known stream; compared with {usual}"
+        label = name if capability is None else f"{name}, {count} thread{'s' if count > 1 else ''}"
+        yield Check(label, "cpu", stream, stream is not None, *found, note=note, digest=digest(drawn))
+
+
+def _device_checks(name: str, skipped: list[str]) -> Iterator[Check]:
+    """P is drawn on the CPU wherever a model is; a device forms the sums of a merge, whose bytes have to agree."""
+    import torch
+
+    from ...core.block_sum_torch import TorchBlockAdder
+
+    module: Any = getattr(torch, name, None)
+    if name == "mps":
+        module = torch.backends.mps
+    if module is None or not module.is_available():
+        skipped.append(f"{name}: not on this machine")
+        return
+    import ml_dtypes
+
+    rng = np.random.default_rng(0)
+    W = (rng.standard_normal((512, 384)) * 0.02).astype(ml_dtypes.bfloat16)
+    left, right = rng.standard_normal((512, 2)).astype(np.float32) * 1e-2, rng.standard_normal((2, 384), np.float32)
+    expected, found = np.empty_like(W), np.empty_like(W)
+    NumpyBlockAdder(W.size, np.dtype(np.float32)).add(W, left, right, expected)
+    TorchBlockAdder(np.dtype(np.float32), torch.device(name)).add(W, left, right, found)
+    result = difference(found.astype(np.float32), expected.astype(np.float32))
+    yield Check(f"merge sum on {name}", name, None, result.identical, *result, digest=digest(found))

@@ -1,0 +1,1 @@
+"""Where inputs come from: a local path, or a repository on the Hub."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import make_architectures as script
 import pytest
 import torch
 import transformers
@@ -15,9 +14,6 @@ import transformers
 from tinylora_tools.bases import architecture
 from tinylora_tools.cli.init import command as init_command
 from tinylora_tools.errors import UndeterminedError
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import make_architectures as script
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -143,11 +139,11 @@ def test_unknown_modules_and_models_are_said_so() -> None:
     assert llama is not None
     with pytest.raises(UndeterminedError, match=r"no module model\.layers\.0\.mamba") as caught:
         llama.sort_modules(["model.layers.0.self_attn.q_proj", "model.layers.0.mamba"])
-    assert "--module-order" in (caught.value.hint or "")
+    assert "module_order=..." in (caught.value.hint or "")
     assert architecture.from_config({"model_type": "nobody"}) is None
     assert architecture.from_class_name("NobodyForCausalLM") is None
 
 
 def test_the_command_line_offers_every_task_type() -> None:
     offered = [option for option in init_command.params if option.name == "task_type"]
-    assert [list(option.type.choices) for option in offered] == [list(architecture.TASK_TYPES)]  # type: ignore[attr-defined]
+    assert [list(option.type.choices) for option in offered] == [[*architecture._TASK_CLASSES, "FEATURE_EXTRACTION"]]  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tinylora_tools.cli.convert import FORMS
 from tinylora_tools.cli.main import COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +32,11 @@ def test_every_command_is_documented(name: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_documents_exist(page: Path) -> None:
     text = page.read_text()
-    for name in COMMANDS:
-        known = CliRunner().invoke(group, [name, "--help"]).output
+    assert not re.findall(rf"tinylora convert (?!{'|'.join(FORMS)}|`)", text)
+    for name in (*COMMANDS, *(f"convert {form}" for form in FORMS)):
+        known = CliRunner().invoke(group, [*name.split(), "--help"]).output
+        if name == "convert":  # a group, whose forms have options
+            continue
         for line in re.findall(rf"tinylora {name}( [^`\n]*)", text):
             for option in re.findall(r"(?<= )--[a-z-]+", line):
                 assert option in known, (name, option)

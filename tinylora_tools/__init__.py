@@ -1,3 +1,107 @@
-"""Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118)."""
+"""Make, inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), without loading the model.
+
+>>> import tinylora_tools as tl
+>>> adapter = tl.load_adapter("fixtures/peft021-13-numbers/adapter")
+>>> len(adapter.modules), adapter.config.u
+(84, 13)
+>>> adapter.delta("model.layers.0.self_attn.q_proj").shape
+(16, 16)
+
+Names are imported when they are first used: this package alone costs neither NumPy nor torch. Paths may be strings, and
+repositories on the Hub are named `hf://owner/name[@revision]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .adapters.load import Adapter
+    from .adapters.source import load_adapter
+    from .core.svd.triplets import top_triplets
+    from .errors import (
+        FormatError,
+        MismatchError,
+        OutputError,
+        TinyLoraError,
+        UndeterminedError,
+        UnsupportedError,
+    )
+    from .formats.peft_config import TinyLoraConfig
+    from .ops.convert.lora import to_lora
+    from .ops.convert.packed import pack
+    from .ops.convert.peft import to_peft
+    from .ops.create.count import count
+    from .ops.create.init import init
+    from .ops.factor import factor
+    from .ops.inspect.run import inspect
+    from .ops.merge.run import merge
+    from .ops.project import draw_projection, project
+    from .ops.verify.base import verify_base
+    from .ops.verify.seed import verify_seed
+
+#: Where each public name comes from.
+_HOMES = {
+    "Adapter": "adapters.load",
+    "FormatError": "errors",
+    "MismatchError": "errors",
+    "OutputError": "errors",
+    "TinyLoraConfig": "formats.peft_config",
+    "TinyLoraError": "errors",
+    "UndeterminedError": "errors",
+    "UnsupportedError": "errors",
+    "count": "ops.create.count",
+    "draw_projection": "ops.project",
+    "factor": "ops.factor",
+    "init": "ops.create.init",
+    "inspect": "ops.inspect.run",
+    "load_adapter": "adapters.source",
+    "merge": "ops.merge.run",
+    "pack": "ops.convert.packed",
+    "project": "ops.project",
+    "to_lora": "ops.convert.lora",
+    "to_peft": "ops.convert.peft",
+    "top_triplets": "core.svd.triplets",
+    "verify_base": "ops.verify.base",
+    "verify_seed": "ops.verify.seed",
+}
+
+__all__ = [
+    "Adapter",
+    "FormatError",
+    "MismatchError",
+    "OutputError",
+    "TinyLoraConfig",
+    "TinyLoraError",
+    "UndeterminedError",
+    "UnsupportedError",
+    "count",
+    "draw_projection",
+    "factor",
+    "init",
+    "inspect",
+    "load_adapter",
+    "merge",
+    "pack",
+    "project",
+    "to_lora",
+    "to_peft",
+    "top_triplets",
+    "verify_base",
+    "verify_seed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,8 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Told of bytes as they are done; `cli` draws a bar from it. May be called from several threads."""
 
-    def start(self, total: int) -> None:
-        """The work is `total` bytes long."""
+    def start(self, what: str, total: int) -> None:
+        """A piece of work, such as "Factoring", that is `total` bytes long."""
 
     def advance(self, done: int) -> None:
         """`done` more bytes are done."""
@@ -21,7 +21,7 @@ class Progress(Protocol):
 class NoProgress:
     """Tells nobody."""
 
-    def start(self, total: int) -> None: ...
+    def start(self, what: str, total: int) -> None: ...
 
     def advance(self, done: int) -> None: ...
 

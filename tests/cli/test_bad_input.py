@@ -19,8 +19,8 @@ import pytest
 from fixture_data import FIXTURES, fixture
 from safetensors.numpy import load_file, save_file
 
-from tinylora_tools.bases.canonical import content_mark
 from tinylora_tools.errors import OutputError
+from tinylora_tools.formats.packed import content_mark
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.output.staging import check_output
 
@@ -97,7 +97,7 @@ def test_numbers_too_long(copied: Copied, refused: Callable[..., str]) -> None:
 def test_numbers_too_long_in_a_packed_adapter(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
     adapter, base = copied("peft021-13-numbers")
     path, long = tmp_path / "packed.safetensors", "9" * 5000
-    assert tinylora("convert", adapter, "-o", path, "--to", "packed", "--base", base).code == 0
+    assert tinylora("convert", "packed", adapter, "-o", path, "--base", base).code == 0
     tensors, metadata = load_file(path), dict(read_header(path).metadata)
     for changed, named, message in (
         ({"config": f'{{"u": {long}}}'}, {}, "hold no configuration"),
@@ -269,12 +269,12 @@ def test_scales_that_are_no_scales(copied: Copied, refused: Callable[..., str], 
     for scale in ("inf", "-inf", "nan"):
         result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "o", f"--scale={scale}")
         assert (result.code, f"'{scale}' is not a finite number" in result.err) == (2, True), result
-        result = tinylora("convert", adapter, "--to", "lora", "-o", tmp_path / "o", f"--scales={scale}")
-        assert (result.code, "expected finite numbers" in result.err) == (1, True), result
+        result = tinylora("convert", "lora", adapter, "-o", tmp_path / "o", f"--scale={scale}")
+        assert (result.code, f"'{scale}' is not a finite number" in result.err) == (2, True), result
     edit(adapter / "adapter_model.safetensors", lambda t: [t[k].fill(9.0) for k in t if "tinylora_v" in k])
     for scale in ("1e300", "1.7e308"):  # NumPy's warnings would be errors here
         assert "the result holds NaN or Inf" in refused(adapter, base, f"--scale={scale}")
-        result = tinylora("convert", adapter, "--to", "lora", "-o", tmp_path / "o", f"--scales={scale}")
+        result = tinylora("convert", "lora", adapter, "-o", tmp_path / "o", f"--scale={scale}")
         assert (result.code, "its factors " in result.err) == (1, True), result
 
 
@@ -333,15 +333,55 @@ def test_force_never_replaces_an_input(copied: Copied, tinylora: Run, tmp_path: 
     adapter, base = copied("peft021-13-numbers")
     (tmp_path / "in" / "packed").mkdir()
     packed, weights = tmp_path / "in" / "packed" / "adapter.safetensors", adapter / "adapter_model.safetensors"
-    assert tinylora("convert", adapter, "-o", packed, "--to", "packed", "--base", base).code == 0
+    assert tinylora("convert", "packed", adapter, "-o", packed, "--base", base).code == 0
     before = snapshot(tmp_path)
     for arguments, output, relation in (
         (("merge", packed), packed.parent, "holds the input"),
-        (("convert", packed, "--to", "peft"), packed.parent, "holds the input"),
-        (("convert", packed, "--to", "lora"), base, "is the input"),
-        (("convert", adapter, "--to", "peft"), base, "is the input"),
-        (("convert", adapter, "--to", "packed"), weights, "lies inside the input"),
-        (("convert", packed, "--to", "packed"), packed, "is the input"),
+        (
+            (
+                "convert",
+                "peft",
+                packed,
+            ),
+            packed.parent,
+            "holds the input",
+        ),
+        (
+            (
+                "convert",
+                "lora",
+                packed,
+            ),
+            base,
+            "is the input",
+        ),
+        (
+            (
+                "convert",
+                "peft",
+                adapter,
+            ),
+            base,
+            "is the input",
+        ),
+        (
+            (
+                "convert",
+                "packed",
+                adapter,
+            ),
+            weights,
+            "lies inside the input",
+        ),
+        (
+            (
+                "convert",
+                "packed",
+                packed,
+            ),
+            packed,
+            "is the input",
+        ),
         (("merge", weights), adapter, "is the input"),
         (("merge", weights), adapter / "out", "lies inside the input"),
         (("project", adapter), base, "is the input"),
@@ -350,7 +390,7 @@ def test_force_never_replaces_an_input(copied: Copied, tinylora: Run, tmp_path: 
         assert (result.code, relation in result.err) == (1, True), (arguments, result)
     assert snapshot(tmp_path) == before
     assert tinylora("merge", packed, "--base", base, "-o", packed.parent / "out").code == 0  # beside it there is room
-    assert tinylora("convert", adapter, "--to", "packed", "-o", adapter / "new.safetensors", "--base", base).code == 0
+    assert tinylora("convert", "packed", adapter, "-o", adapter / "new.safetensors", "--base", base).code == 0
 
 
 def test_force_never_replaces_a_base_that_only_the_adapter_names(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
@@ -358,23 +398,35 @@ def test_force_never_replaces_a_base_that_only_the_adapter_names(copied: Copied,
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "../base"}))
     packed = tmp_path / "in" / "packed" / "p.safetensors"  # from there, ../base is the base too
-    assert tinylora("convert", adapter, "-o", packed, "--to", "packed", "--base", base).code == 0
+    assert tinylora("convert", "packed", adapter, "-o", packed, "--base", base).code == 0
     before = snapshot(tmp_path)
     for arguments in (
-        ("convert", adapter, "--to", "peft"),
-        ("convert", adapter, "--to", "lora"),
-        ("convert", packed, "--to", "peft"),
+        (
+            "convert",
+            "peft",
+            adapter,
+        ),
+        (
+            "convert",
+            "lora",
+            adapter,
+        ),
+        (
+            "convert",
+            "peft",
+            packed,
+        ),
         ("project", adapter),
     ):
         result = tinylora(*arguments, "-o", base, "--force")
         assert (result.code, "is the input" in result.err) == (1, True), (arguments, result)
     assert snapshot(tmp_path) == before
-    assert tinylora("convert", adapter, "--to", "peft", "-o", tmp_path / "out").code == 0
+    assert tinylora("convert", "peft", adapter, "-o", tmp_path / "out").code == 0
 
 
 def test_names_that_nothing_would_read_a_file_by(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
     adapter, base = copied("peft021-13-numbers")
-    for arguments in (("factor", base), ("convert", adapter, "--to", "packed", "--base", base)):
+    for arguments in (("factor", base), ("convert", "packed", adapter, "--base", base)):
         result = tinylora(*arguments, "-o", tmp_path / "p.bin")
         assert (result.code, result.out) == (1, "")
         assert "p.bin: expected the ending .safetensors" in " ".join(result.err.split())

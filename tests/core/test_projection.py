@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import pi
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,9 +22,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tinylora_tools.core.streams import float32_math
-from tinylora_tools.core.streams.projection import STREAMS, Array, draw, draw_many, round_to
+from tinylora_tools.core.streams.projection import STREAMS, draw, draw_many, round_to
 from tinylora_tools.errors import TinyLoraError
 
 VECTORS = json.loads((Path(__file__).parent / "projection_vectors.json").read_text())["streams"]
@@ -37,13 +39,13 @@ CAPABILITIES = list(STREAM_OF)[: list(STREAM_OF).index(CAPABILITY) + 1] if KNOWN
 STREAM = st.sampled_from(STREAMS)
 
 
-def differing(found: Array, expected: Array) -> int:
+def differing(found: NDArray[Any], expected: NDArray[Any]) -> int:
     """How many float32 values differ in any bit, the sign of zero included."""
     assert found.size == expected.size
     return int(np.count_nonzero(found.reshape(-1).view(np.uint32) != expected.reshape(-1).view(np.uint32)))
 
 
-def torch_at(capability: str, script: str, *arguments: object, words: Array | None = None) -> Array:
+def torch_at(capability: str, script: str, *arguments: object, words: NDArray[Any] | None = None) -> NDArray[Any]:
     """The float32 values that a script prints in a process whose torch has that CPU capability."""
     found = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -213,7 +215,7 @@ def test_fused_multiply_add_is_rounded_once() -> None:
 STEPS = np.arange(2**24, dtype=np.uint32)  # every value that a float32 uniform is made of
 
 
-def radius_and_angle_functions(stream: str) -> tuple[Array, Array, Array]:
+def radius_and_angle_functions(stream: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The radius of every u1, and sine and cosine of every angle, (2^24,) each."""
     uniform = STEPS.astype(np.float32) * np.float32(2.0**-24)
     if stream == "torch-cpu-avx2":
@@ -225,7 +227,7 @@ def radius_and_angle_functions(stream: str) -> tuple[Array, Array, Array]:
     return np.sqrt(np.float32(-2) * log), sine, cosine
 
 
-def untempered(y: Array) -> Array:
+def untempered(y: NDArray[Any]) -> NDArray[Any]:
     """The words of MT19937's state that come out as `y`."""
     y = y ^ (y >> 18)
     y ^= (y << 15) & np.uint32(0xEFC60000)
@@ -257,7 +259,9 @@ for row in rows:
 """
 
 
-def torch_from_words(capability: str, first: Array, second: Array, std: float) -> tuple[Array, Array]:
+def torch_from_words(
+    capability: str, first: NDArray[Any], second: NDArray[Any], std: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """What torch makes of uniform words: radius times cosine, and radius times sine, for each pair."""
     blocks = np.concatenate([first.reshape(-1, 8), second.reshape(-1, 8)], axis=1)
     padded = np.concatenate([blocks, np.zeros((-len(blocks) % 38, 16), np.uint32)])

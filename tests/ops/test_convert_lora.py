@@ -18,10 +18,9 @@ from fixture_data import MERGEABLE, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 
-from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import MismatchError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.convert.lora import LoraOptions, convert_to_lora
+from tinylora_tools.ops.convert.lora import to_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -30,9 +29,7 @@ OF_ANOTHER_TRANSFORMERS = {"peft019-experts"}
 
 
 def convert(case: Fixture, output: Path, **options: Any) -> Any:
-    return convert_to_lora(
-        [case.adapter], output, base_config=config_of_base(case.base), options=LoraOptions(**options)
-    )
+    return to_lora([case.adapter], output, base=case.base, **options)
 
 
 def delta_of(lora: Path, module: str) -> np.ndarray[Any, Any]:
@@ -128,27 +125,25 @@ def test_ranks_are_padded_or_told(tmp_path: Path) -> None:
     tensors[first + "P"] = tensors[first + "P"][:, :1, :1]
     config = json.loads((adapter / "adapter_config.json").read_text())
     save_file(tensors, path, metadata={"format": "pt"})
-    base = config_of_base(case.base)
+    base = case.base
     with pytest.raises(MismatchError, match="rank 1"):
-        convert_to_lora([adapter], tmp_path / "no", base_config=base)
+        to_lora([adapter], tmp_path / "no", base=base)
     module = first.removeprefix("base_model.model.").removesuffix(".tinylora_")
     # an honest module of a smaller rank: a weight that has no more
     narrow = np.ones((1, tensors[first + "A"].shape[1]), np.float32)
     tensors[first + "A"], tensors[first + "B"] = narrow, np.ones((1, 1), np.float32)
     save_file(tensors, path, metadata={"format": "pt"})
-    report = convert_to_lora([adapter], tmp_path / "padded", base_config=base)
+    report = to_lora([adapter], tmp_path / "padded", base=base)
     assert (report.rank, report.ranks) == (config["r"], {})
-    told = convert_to_lora([adapter], tmp_path / "told", base_config=base, options=LoraOptions(rank_pattern=True))
+    told = to_lora([adapter], tmp_path / "told", base=base, rank_pattern=True)
     assert told.ranks[module] == 1
     assert np.allclose(delta_of(tmp_path / "told", module), delta_of(tmp_path / "padded", module))
 
 
 def test_several_adapters_become_one(tmp_path: Path) -> None:
     cases = [fixture("peft019-shared"), fixture("peft021-13-numbers")]
-    base = config_of_base(cases[0].base)
-    report = convert_to_lora(
-        [case.adapter for case in cases], tmp_path / "lora", base_config=base, options=LoraOptions(scales=(1.0, 0.5))
-    )
+    base = cases[0].base
+    report = to_lora([case.adapter for case in cases], tmp_path / "lora", base=base, scale=(1.0, 0.5))
     assert report.rank == 4
     deltas: dict[str, Any] = {}
     for case, scale in zip(cases, (1.0, 0.5), strict=True):
@@ -157,7 +152,7 @@ def test_several_adapters_become_one(tmp_path: Path) -> None:
     for module, exact in deltas.items():
         assert np.allclose(delta_of(tmp_path / "lora", module), exact, rtol=0, atol=1e-6 * np.abs(exact).max())
     with pytest.raises(MismatchError, match="3 scales for 2"):
-        convert_to_lora([c.adapter for c in cases], tmp_path / "x", options=LoraOptions(scales=(1.0, 2.0, 3.0)))
+        to_lora([c.adapter for c in cases], tmp_path / "x", scale=(1.0, 2.0, 3.0))
 
 
 def test_vllm_s_limits_are_told(tmp_path: Path) -> None:

@@ -14,17 +14,16 @@ import transformers
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
-from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.ops.convert.peft import PeftOptions, PeftReport, convert_to_peft
+from tinylora_tools.ops.convert.peft import PeftReport, to_peft
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def convert(case: Fixture, output: Path, **options: Any) -> PeftReport:
-    return convert_to_peft(case.adapter, output, base_config=config_of_base(case.base), options=PeftOptions(**options))
+    return to_peft(case.adapter, output, base=case.base, **options)
 
 
 def values(adapter: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -65,9 +64,7 @@ def test_p_comes_and_goes_bit_for_bit(tmp_path: Path) -> None:
     report = convert(case, tmp_path / "without", save_projection=False)
     assert (report.projection, read_adapter(tmp_path / "without").has_projections) == (False, False)
     assert report.bytes_written < report.bytes_read
-    base = config_of_base(case.base)
-    options = PeftOptions(save_projection=True)
-    convert_to_peft(tmp_path / "without", tmp_path / "with", base_config=base, options=options)
+    to_peft(tmp_path / "without", tmp_path / "with", base=case.base, save_projection=True)
     before, after = values(case.adapter), values(tmp_path / "with")
     assert before.keys() == after.keys()
     assert all(before[key].tobytes() == after[key].tobytes() for key in before)
@@ -85,8 +82,7 @@ def test_p_that_its_seed_does_not_draw_is_never_left_out(tmp_path: Path) -> None
     tensors[key][0, 0, 0] += 0.25
     save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedError, match="isn't what its seed draws"):
-        options = PeftOptions(save_projection=False)
-        convert_to_peft(adapter, tmp_path / "out", base_config=config_of_base(case.base), options=options)
+        to_peft(adapter, tmp_path / "out", base=case.base, save_projection=False)
     assert not (tmp_path / "out").exists()
 
 

@@ -13,13 +13,13 @@ import torch
 from fixture_data import ROOT, tensors
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.bases.selection import Targets
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, TinyLoraError, UnsupportedError
 from tinylora_tools.formats.factors_file import read_factors
+from tinylora_tools.formats.peft_config import TinyLoraConfig
 from tinylora_tools.ops import factor as module
-from tinylora_tools.ops.factor import FactorOptions, factor
+from tinylora_tools.ops.factor import factor
 
-LINEAR = FactorOptions(targets=Targets(modules="all-linear"))
+LINEAR = TinyLoraConfig(target_modules="all-linear")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def change(base: Path, name: str) -> None:
 
 
 def test_holds_the_triplets_of_every_weight(base: Path, tmp_path: Path) -> None:
-    report = factor(base, tmp_path / "f.safetensors", FactorOptions(rank=3, targets=Targets(modules="all-linear")))
+    report = factor(base, tmp_path / "f.safetensors", TinyLoraConfig(r=3, target_modules="all-linear"))
     file = read_factors(tmp_path / "f.safetensors")
     weights = tensors(base)
     assert [m.name for m in report.modules] == list(file.modules)
@@ -57,7 +57,7 @@ def test_holds_the_triplets_of_every_weight(base: Path, tmp_path: Path) -> None:
 
 
 def test_conv1d_is_factored_as_out_by_in(tmp_path: Path) -> None:
-    options = FactorOptions(targets=Targets(modules=("c_attn",)))
+    options = TinyLoraConfig(target_modules=("c_attn",))
     report = factor(ROOT / "bases" / "gpt2-fp32", tmp_path / "f.safetensors", options)
     assert report.modules[0].shape == [96, 32]
 
@@ -82,9 +82,9 @@ def test_another_rank_is_computed_anew(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "f.safetensors"
     factor(base, out, LINEAR)
     with pytest.raises(OutputError, match="r=2"):
-        factor(base, out, FactorOptions(rank=1, targets=Targets(modules="all-linear")))
-    forced = FactorOptions(rank=1, targets=Targets(modules="all-linear"), force=True)
-    assert factor(base, out, forced).reused == 0
+        factor(base, out, TinyLoraConfig(r=1, target_modules="all-linear"))
+    forced = TinyLoraConfig(r=1, target_modules="all-linear")
+    assert factor(base, out, forced, force=True).reused == 0
     assert read_factors(out).rank == 1
 
 
@@ -164,14 +164,12 @@ def test_needs_no_config(base: Path, tmp_path: Path) -> None:
     assert len(report.modules) == 14
     (base / "config.json").write_text('{"model_type": "llama"}')
     assert factor(base, tmp_path / "f.safetensors", LINEAR).reused == 14
-    report = factor(
-        base / "model.safetensors", tmp_path / "g.safetensors", FactorOptions(targets=Targets(modules=("q_proj",)))
-    )
+    report = factor(base / "model.safetensors", tmp_path / "g.safetensors", TinyLoraConfig(target_modules=("q_proj",)))
     assert len(report.modules) == 2
 
 
 def test_reports_a_rank_above_the_weight_s(base: Path, tmp_path: Path) -> None:
-    report = factor(base, tmp_path / "f.safetensors", FactorOptions(rank=40, targets=Targets(modules=("q_proj",))))
+    report = factor(base, tmp_path / "f.safetensors", TinyLoraConfig(r=40, target_modules=("q_proj",)))
     assert {m.rank for m in report.modules} == {32}
     assert any("r=40 is more than the 32 x 32 weight has; reduced to 32" in text for text in report.warnings)
 
@@ -180,7 +178,7 @@ def test_warns_of_vectors_that_the_weight_does_not_determine(base: Path, tmp_pat
     state = load_file(base / "model.safetensors")
     state["model.layers.0.self_attn.q_proj.weight"] = torch.eye(32)
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
-    report = factor(base, tmp_path / "f.safetensors", FactorOptions(targets=Targets(modules=("q_proj",))))
+    report = factor(base, tmp_path / "f.safetensors", TinyLoraConfig(target_modules=("q_proj",)))
     assert any("layers.0.self_attn.q_proj" in text and "determine" in text for text in report.warnings)
 
 
@@ -197,7 +195,7 @@ def test_targets_that_do_not_do(
 ) -> None:
     wanted = targets if "*" in targets else (targets,)
     with pytest.raises(error, match=text):
-        factor(base, tmp_path / "f.safetensors", FactorOptions(targets=Targets(modules=wanted)))
+        factor(base, tmp_path / "f.safetensors", TinyLoraConfig(target_modules=wanted))
     assert not list(tmp_path.glob("*f.safetensors*"))
 
 
@@ -218,13 +216,13 @@ def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_rerun_that_would_drop_modules_is_refused(base: Path, tmp_path: Path) -> None:
-    out, few = tmp_path / "f.safetensors", Targets(modules=("q_proj",))
+    out, few = tmp_path / "f.safetensors", TinyLoraConfig(target_modules=("q_proj",))
     factor(base, out, LINEAR)
     before = out.read_bytes()
     with pytest.raises(OutputError, match="12 more modules, which this run leaves out"):
-        factor(base, out, FactorOptions(targets=few))
+        factor(base, out, few)
     assert out.read_bytes() == before
-    assert factor(base, out, FactorOptions(targets=few, force=True)).reused == 2
+    assert factor(base, out, few, force=True).reused == 2
     assert factor(base, out, LINEAR).reused == 2
 
 
@@ -235,15 +233,15 @@ def test_no_file_of_the_base_is_replaced(base: Path, tmp_path: Path, by: str) ->
     (base / "model.safetensors").symlink_to(tmp_path / "blob")
     (base / "notes.safetensors").write_text("mine")
     named = {"directory": base, "file": base / "model.safetensors", "link": tmp_path / "link"}[by]
-    forced = FactorOptions(targets=Targets(modules=("q_proj",)), force=True)
+    forced = TinyLoraConfig(target_modules=("q_proj",))
     for name in ("model.safetensors", "notes.safetensors"):
         before = (base / name).read_bytes()
         with pytest.raises(OutputError, match="exists already in the base's directory"):
-            factor(named, base / name, forced)
+            factor(named, base / name, forced, force=True)
         assert (base / name).read_bytes() == before
     factor(named, base / "f.safetensors", LINEAR)
     assert factor(named, base / "f.safetensors", LINEAR).reused == 14
-    factor(named, base / "f.safetensors", forced)
+    factor(named, base / "f.safetensors", forced, force=True)
 
 
 def test_what_it_did_not_write_is_not_replaced(base: Path, tmp_path: Path) -> None:
@@ -253,5 +251,5 @@ def test_what_it_did_not_write_is_not_replaced(base: Path, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="exists already"):
         factor(base, out, LINEAR)
     assert out.read_bytes() == before
-    factor(base, out, FactorOptions(targets=Targets(modules="all-linear"), force=True))
+    factor(base, out, TinyLoraConfig(target_modules="all-linear"), force=True)
     assert read_factors(out).rank == 2

@@ -31,14 +31,14 @@ QWEN2 = BASES["qwen2-bf16"]
 
 def converted(directory: Path) -> dict[str, Array]:
     """Updates of a PEFT adapter, in float64, by PEFT's definition: groups by place, B (sum v_i P_i) A."""
-    from tinylora_tools.adapters.load import load_adapter
+    from tinylora_tools.adapters.source import load_adapter
 
     loaded = load_adapter(directory)
     group = loaded.numbering.group
     assert group is not None
-    file = loaded.adapter.file
+    file = loaded.header.file
     found = {}
-    for name, parts in loaded.adapter.modules.items():
+    for name, parts in loaded.header.modules.items():
         assert parts.P is not None
         A, B, P = (file.read(info.name).astype(np.float64) for info in (parts.A, parts.B, parts.P))
         v = file.read(f"base_model.tinylora_v.{group[name]}").astype(np.float64)
@@ -62,7 +62,7 @@ def options(dialect: str, directory: Path) -> list[str]:
 def test_updates_are_those_of_the_projects_formulas(dialect: str, base: Path, tinylora: Run, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     updates = projects.PROJECTS[dialect][0](base, source)
-    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", base, *options(dialect, source), "--json")
+    result = tinylora("convert", "peft", source, "-o", out, "--base", base, *options(dialect, source), "--json")
     assert result.code == 0, result.err
     near(converted(out), updates)
     report = json.loads(result.out)
@@ -70,7 +70,7 @@ def test_updates_are_those_of_the_projects_formulas(dialect: str, base: Path, ti
     assert any("signs of singular pairs" in w for w in report["warnings"]) == (
         dialect in ("anrgusc", "spuuntries", "chi-shan0707")
     )
-    insisted = tinylora("convert", source, "-o", tmp_path / "no", "--to", "peft", "--from", "peft")
+    insisted = tinylora("convert", "peft", source, "-o", tmp_path / "no", "--from", "peft")
     assert insisted.code == 1
     assert f"--from {dialect}" in insisted.err
 
@@ -85,7 +85,7 @@ def test_peft_loads_what_was_converted(dialect: str, tinylora: Run, tmp_path: Pa
 
     base, source, out = BASES["llama-fp32"], tmp_path / "source", tmp_path / "out"
     updates = projects.PROJECTS[dialect][0](base, source)
-    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", base, *options(dialect, source))
+    result = tinylora("convert", "peft", source, "-o", out, "--base", base, *options(dialect, source))
     assert result.code == 0, result.err
     model = AutoModelForCausalLM.from_pretrained(base)
     before = {name: model.get_submodule(name).weight.detach().double().numpy().copy() for name in updates}
@@ -99,7 +99,7 @@ def test_peft_loads_what_was_converted(dialect: str, tinylora: Run, tmp_path: Pa
 def test_the_other_outputs_take_them_too(tinylora: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     updates = projects.make_spuuntries(QWEN2, source)
-    assert tinylora("convert", source, "-o", tmp_path / "lora", "--to", "lora", "--base", QWEN2).code == 0
+    assert tinylora("convert", "lora", source, "-o", tmp_path / "lora", "--base", QWEN2).code == 0
     state = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     found = {}
     for name in updates:
@@ -107,9 +107,9 @@ def test_the_other_outputs_take_them_too(tinylora: Run, tmp_path: Path) -> None:
         found[name] = B @ A
     near(found, updates)
     packed = tmp_path / "packed.safetensors"
-    result = tinylora("convert", source, "-o", packed, "--to", "packed", "--base", QWEN2)
+    result = tinylora("convert", "packed", source, "-o", packed, "--base", QWEN2)
     assert result.code == 0, result.err
-    assert tinylora("convert", packed, "-o", tmp_path / "back", "--to", "peft", "--base", QWEN2).code == 0
+    assert tinylora("convert", "peft", packed, "-o", tmp_path / "back", "--base", QWEN2).code == 0
     near(converted(tmp_path / "back"), updates, 1.1e-3)
 
 
@@ -123,7 +123,7 @@ def test_anrguscs_groups(mode: str, factor: int, tinylora: Run, tmp_path: Path) 
     if mode in ("none", "all"):
         said.pop()
     settings = [part for pair in said for part in ("--setting", pair)]
-    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", QWEN2, *settings)
+    result = tinylora("convert", "peft", source, "-o", out, "--base", QWEN2, *settings)
     assert result.code == 0, result.err
     near(converted(out), updates)
 
@@ -133,12 +133,12 @@ def test_anrguscs_settings_are_asked_for_one_by_one(tinylora: Run, tmp_path: Pat
     projects.make_anrgusc(QWEN2, source, manifest=False)
     given: list[str] = []
     for name, value in (("rank", 2), ("alpha", 2), ("tie_mode", "tiled"), ("tie_factor", 5), ("seed", 13)):
-        result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given)
+        result = tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", QWEN2, *given)
         assert result.code == 1
         assert f"{name} isn't in the file" in result.err
         assert f"--setting {name}=VALUE" in result.err
         given += ["--setting", f"{name}={value}"]
-    assert tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given).code == 0
+    assert tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", QWEN2, *given).code == 0
     config = json.loads((tmp_path / "o" / "adapter_config.json").read_text())
     assert (config["r"], config["u"], config["save_projection"]) == (2, 3, True)
 
@@ -161,7 +161,7 @@ def test_settings_that_dont_do(given: list[str], said: str, tinylora: Run, tmp_p
     settings = {"rank": "2", "alpha": "2", "tie_mode": "tiled", "tie_factor": "5"}
     settings |= dict(pair.split("=") for pair in given)
     pairs = [part for name, value in settings.items() for part in ("--setting", f"{name}={value}")]
-    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *pairs)
+    result = tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", QWEN2, *pairs)
     assert result.code == 1
     assert said in result.err
     assert not (tmp_path / "o").exists()
@@ -172,7 +172,7 @@ def test_a_lost_projection_is_said_to_be_lost(dialect: str, tinylora: Run, tmp_p
     source = tmp_path / "source"
     projects.PROJECTS[dialect][0](QWEN2, source)
     given = [o for o in options(dialect, source) if "kept" not in o and o != "--projection"]
-    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2, *given)
+    result = tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", QWEN2, *given)
     assert result.code == 1
     assert "it is lost with that run" in result.err
     assert "--projection FILE" in result.err
@@ -184,10 +184,10 @@ def test_cho104s_variants(constraint: str, tied: bool, tinylora: Run, tmp_path: 
     updates = projects.make_cho104(QWEN2, source, constraint=constraint, tied=tied)
     said = ["--setting", f"constraint={constraint}", "--setting", f"factors={source / 'svd.pt'}"]
     said += ["--projection", str(source / "kept.pt")]
-    result = tinylora("convert", source, "-o", out, "--to", "peft", "--base", QWEN2, *said)
+    result = tinylora("convert", "peft", source, "-o", out, "--base", QWEN2, *said)
     assert result.code == 0, result.err
     near(converted(out), updates)
-    refused = tinylora("convert", source, "-o", tmp_path / "no", "--to", "peft", "--setting", "constraint=mhc")
+    refused = tinylora("convert", "peft", source, "-o", tmp_path / "no", "--setting", "constraint=mhc")
     assert refused.code == 1
     assert "no linear map of v" in refused.err
 
@@ -196,7 +196,13 @@ def test_what_brings_its_factors_needs_no_base(tinylora: Run, tmp_path: Path) ->
     for dialect in ("curiouscaliboi", "guokaku"):
         source, out = tmp_path / dialect, tmp_path / f"{dialect}-peft"
         updates = projects.PROJECTS[dialect][0](QWEN2, source)
-        result = tinylora("convert", source, "-o", out, "--to", "peft")
+        result = tinylora(
+            "convert",
+            "peft",
+            source,
+            "-o",
+            out,
+        )
         assert result.code == 0, result.err
         assert "no file says what the base is" in result.err
         config = json.loads((out / "adapter_config.json").read_text())
@@ -212,7 +218,7 @@ def test_guokakus_checkpoint_has_to_hold_the_base(tinylora: Run, tmp_path: Path)
     state = load_file(base / "model.safetensors")
     state["model.layers.1.mlp.up_proj.weight"][3, 3] += 0.5
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
-    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", "--base", base)
+    result = tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", base)
     assert result.code == 1
     assert "model.layers.1.mlp.up_proj.weight isn't the base's" in result.err
 
@@ -237,7 +243,7 @@ def test_a_merged_checkpoint_tells_the_signs(
         state[f"{name}.weight"] += torch.from_numpy(update).float()
     shutil.copytree(base, merged)
     save_file(state, merged / "model.safetensors", metadata={"format": "pt"})
-    common = ["convert", source, "--to", "peft", "--base", base, *options(dialect, source)]
+    common = ["convert", "peft", source, "--base", base, *options(dialect, source)]
     assert tinylora(*common, "-o", tmp_path / "blind").code == 0
     with pytest.raises(AssertionError):
         near(converted(tmp_path / "blind"), updates, 0.1)
@@ -255,14 +261,20 @@ def test_a_directory_may_be_named_by_a_dot(tinylora: Run, tmp_path: Path, monkey
     (tmp_path / "source" / "inner").mkdir()
     for here, there in ((".", "source"), ("..", "source/inner")):
         monkeypatch.chdir(tmp_path / there)
-        result = tinylora("convert", here, "-o", tmp_path / f"o{len(here)}", "--to", "peft")
+        result = tinylora(
+            "convert",
+            "peft",
+            here,
+            "-o",
+            tmp_path / f"o{len(here)}",
+        )
         assert result.code == 0, result.err
 
 
 def test_options_that_would_be_ignored_are_refused(tinylora: Run, tmp_path: Path) -> None:
     adapter = ROOT / "peft021-layers" / "adapter"
     for option, value in (("--setting", "rank=2"), ("--projection", adapter), ("--against", QWEN2)):
-        result = tinylora("convert", adapter, "-o", tmp_path / "o", "--to", "peft", option, value)
+        result = tinylora("convert", "peft", adapter, "-o", tmp_path / "o", option, value)
         assert result.code == 1
         assert f"{option} is for other projects' adapters" in result.err
 
@@ -274,7 +286,7 @@ def test_other_commands_name_the_conversion(tinylora: Run, tmp_path: Path) -> No
         result = tinylora(*arguments, *(["--base", QWEN2]))
         assert result.code == 1
         assert "another project's adapter (spuuntries)" in result.err
-        assert f"tinylora convert {source} -o ADAPTER --to peft --base BASE" in result.err
+        assert f"tinylora convert peft {source} -o ADAPTER --base DIR" in result.err
 
 
 class Trap:
@@ -285,7 +297,7 @@ class Trap:
 def test_pickles_are_not_run(tinylora: Run, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     torch.save({"v_0": torch.zeros(3), "x": Trap()}, tmp_path / "source" / "adapter.pt")
-    result = tinylora("convert", tmp_path / "source", "-o", tmp_path / "o", "--to", "peft", "--base", QWEN2)
+    result = tinylora("convert", "peft", tmp_path / "source", "-o", tmp_path / "o", "--base", QWEN2)
     assert result.code == 1
     assert "can be read safely" in result.err
 
@@ -310,7 +322,7 @@ def test_truncated_files_are_told(dialect: str, tinylora: Run, tmp_path: Path) -
     )  # fmt: skip
     path.write_bytes(path.read_bytes()[:-100])
     given = ["--base", str(QWEN2), *options(dialect, source)]
-    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft", *given)
+    result = tinylora("convert", "peft", source, "-o", tmp_path / "o", *given)
     assert result.code == 1
     assert result.err.startswith("error: ")
     assert not (tmp_path / "o").exists()
@@ -336,7 +348,7 @@ def spoilt(value: Any, rng: random.Random) -> Any:
 @pytest.mark.parametrize("dialect", projects.PROJECTS)
 def test_files_with_other_things_in_them_are_told(dialect: str, tmp_path: Path) -> None:
     """Whatever else is in a file, there is an adapter or a message."""
-    from tinylora_tools.adapters.third_party import ForeignOptions, import_foreign
+    from tinylora_tools.adapters.source import load_adapter
     from tinylora_tools.errors import TinyLoraError
 
     good, rng = tmp_path / "good", random.Random(dialect)
@@ -356,7 +368,7 @@ def test_files_with_other_things_in_them_are_told(dialect: str, tmp_path: Path) 
         said = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         kept = next((Path(pair) for pair in pairs if pair.endswith("kept.pt")), None)
         with contextlib.suppress(TinyLoraError):
-            import_foreign(source, QWEN2, ForeignOptions(said, projections=kept))
+            load_adapter(source, QWEN2, settings=said, projection=kept)
 
 
 @pytest.mark.parametrize(("u", "r"), [(1, 1), (3, 2), (4, 2), (13, 2), (64, 3), (7, 5)])
@@ -389,7 +401,13 @@ def test_an_adapter_config_without_modules_is_told(tinylora: Run, tmp_path: Path
     source = tmp_path / "source"
     projects.make_curiouscaliboi(QWEN2, source)
     (source / "adapter_config.json").write_text("{}")
-    result = tinylora("convert", source, "-o", tmp_path / "o", "--to", "peft")
+    result = tinylora(
+        "convert",
+        "peft",
+        source,
+        "-o",
+        tmp_path / "o",
+    )
     assert result.code == 1
     assert "aren't a list of objects" in result.err
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import recipe
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
 from tinylora_tools.ops.inspect.adapter import AdapterReport
 from tinylora_tools.ops.inspect.checkpoint import CheckpointReport
 from tinylora_tools.ops.inspect.run import inspect
-
-sys.path.insert(0, str(ROOT))
-import recipe
 
 every_fixture = pytest.mark.parametrize("case", FIXTURES, ids=lambda case: case.name)
 
@@ -78,7 +75,7 @@ def test_stored_p_tell_the_order_without_an_architecture(
     else:
         assert report.order_from == ("one group" if report.groups == 1 else "unknown")
         assert {row.index for row in report.modules} == {None}
-        assert any("--module-order" in warning for warning in report.warnings)
+        assert any("module_order=..." in warning for warning in report.warnings)
         return
     assert [row.name for row in report.modules] == [row["name"] for row in case.modules]
 
@@ -165,9 +162,9 @@ def test_what_the_installed_peft_writes(
     report = described(made.adapter)  # by the base that the configuration names
     assert [(row.name, row.group) for row in report.modules] == [(row["name"], row["group"]) for row in made.modules]
 
-    from tinylora_tools.ops.merge.run import MergeOptions, merge
+    from tinylora_tools.ops.merge.run import merge
 
-    merge([made.adapter], tmp_path / "out", options=MergeOptions(dtype="float32"))
+    merge([made.adapter], tmp_path / "out", dtype="float32")
     base_tensors, out = (
         load_file(tmp_path / "base" / "model.safetensors"),
         load_file(tmp_path / "out/model.safetensors"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import recipe
 import torch
 import transformers
-from fixture_data import MERGEABLE, ROOT, Fixture, fixture, tensors
+from fixture_data import MERGEABLE, Fixture, fixture, tensors
 
 from tinylora_tools.bases.architecture import from_config
 from tinylora_tools.formats.checkpoint import read_checkpoint
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.ops.inspect.checkpoint import CheckpointReport
 from tinylora_tools.ops.inspect.run import inspect
-from tinylora_tools.ops.merge.run import MergeOptions, merge
-
-sys.path.insert(0, str(ROOT))
-import recipe
+from tinylora_tools.ops.merge.run import merge
 
 every_fixture = pytest.mark.parametrize("case", MERGEABLE, ids=lambda case: case.name)
 Array = np.ndarray[Any, Any]
@@ -95,7 +92,7 @@ def test_every_tensor_is_what_the_live_modules_say(case: Fixture, tmp_path: Path
 @every_fixture
 def test_agrees_with_pefts_merge(case: Fixture, tmp_path: Path) -> None:
     """With --tied share, to 1e-5 of the update's norm in float32 and to rounding in 16 bits."""
-    report = merge([case.adapter], tmp_path / "out", case.base, MergeOptions(tied="share"))
+    report = merge([case.adapter], tmp_path / "out", case.base, tied="share")
     lost_bias = any("no bias was saved" in warning for warning in report.warnings)  # PEFT 0.20's merge still had it
     assert lost_bias == (case.name == "peft020-bert-bias")
     base, out, theirs = tensors(case.base), tensors(tmp_path / "out"), tensors(case.merged)
@@ -125,7 +122,7 @@ def test_computes_what_the_adapted_model_computes(case: Fixture, tmp_path: Path)
         pytest.skip("PEFT 0.20 didn't save the biases that its forward pass had")
     if case.facts["transformers"].startswith("4."):
         pytest.skip("transformers 5 fuses experts that transformers 4 adapted one by one")
-    merge([case.adapter], tmp_path / "out", case.base, MergeOptions(dtype="float32"))
+    merge([case.adapter], tmp_path / "out", case.base, dtype="float32")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     name = {"GPT2Model": "GPT2LMHeadModel"}.get(config["architectures"][0], config["architectures"][0])
     model = getattr(transformers, name).from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
@@ -151,7 +148,7 @@ def test_an_adapter_in_the_bases_directory(copied: Callable[[str], tuple[Path, P
     assert out == plain
     report, weights = inspect(base), base / "adapter_model.safetensors"
     assert report.kind == "checkpoint"
-    assert any(f"tinylora inspect {weights}`" in warning for warning in report.warnings)
+    assert any(f"tinylora_tools.inspect({weights})`" in warning for warning in report.warnings)
     assert inspect(weights).kind == "tinylora-adapter"
     assert inspect(tmp_path / "out").warnings == []
 
@@ -181,7 +178,7 @@ def test_metadata_of_an_index(copied: Callable[[str], tuple[Path, Path]], tmp_pa
     adapter, base = copied("peft020-seed-only")
     path = base / "model.safetensors.index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "metadata": metadata}))
-    merge([adapter], tmp_path / "out", base, MergeOptions(dtype="float32"))
+    merge([adapter], tmp_path / "out", base, dtype="float32")
     written = json.loads((tmp_path / "out" / path.name).read_text())["metadata"]
     assert written == ({"note": "kept"} if isinstance(metadata, dict) else {}) | {"total_size": written["total_size"]}
 
@@ -210,13 +207,13 @@ def test_bytes_do_not_depend_on_threads_blocks_or_device(tmp_path: Path, monkeyp
         for threads, elements in ((1, 450_000), (2, 7), (5, 100)):
             monkeypatch.setattr(merge_write.MergeWriter.__init__, "__kwdefaults__", {"block_elements": elements})
             out = tmp_path / f"{name}-{threads}"
-            merge([case.adapter], out, case.base, MergeOptions(threads=threads))
+            merge([case.adapter], out, case.base, threads=threads)
             found = [path.read_bytes() for path in sorted(out.glob("*.safetensors"))]
             expected = expected or found
             assert found == expected
         monkeypatch.setattr(
             module,
-            "_adder_for",
+            "adder_on",
             lambda _: lambda _, dtype: block_sum_torch.TorchBlockAdder(dtype, torch.device("cpu")),
         )
         merge([case.adapter], tmp_path / f"{name}-torch", case.base)
@@ -226,9 +223,7 @@ def test_bytes_do_not_depend_on_threads_blocks_or_device(tmp_path: Path, monkeyp
 
 def test_sums_scaled_adapters(tmp_path: Path) -> None:
     first, second = fixture("peft021-layers"), fixture("peft020-second")
-    merge(
-        [first.adapter, second.adapter], tmp_path / "out", first.base, MergeOptions(scales=(2.0, -0.5), dtype="float32")
-    )
+    merge([first.adapter, second.adapter], tmp_path / "out", first.base, scale=(2.0, -0.5), dtype="float32")
     base, out = tensors(first.base), tensors(tmp_path / "out")
     total: dict[str, Array] = {}
     for case, scale in ((first, 2.0), (second, -0.5)):
@@ -248,7 +243,7 @@ def test_unties_embeddings_and_says_so(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "untied" / "config.json").read_text())["tie_word_embeddings"] is False
     out = tensors(tmp_path / "untied")
     assert out["lm_head.weight"].tobytes() == tensors(case.base)["model.embed_tokens.weight"].tobytes()
-    shared = merge([case.adapter], tmp_path / "shared", case.base, MergeOptions(tied="share"))
+    shared = merge([case.adapter], tmp_path / "shared", case.base, tied="share")
     assert shared.tied == "shared"
     assert (tmp_path / "shared" / "config.json").read_bytes() == (case.base / "config.json").read_bytes()
     assert read_checkpoint(tmp_path / "shared").shard_of.keys() == read_checkpoint(case.base).shard_of.keys()
@@ -259,7 +254,7 @@ def test_reports_what_rounding_leaves(tmp_path: Path) -> None:
     base = tensors(case.base)
     for scale in (1.0, 1e-3, 1e-7):
         out = tmp_path / f"{scale}"
-        report = merge([case.adapter], out, case.base, MergeOptions(scales=(scale,)))
+        report = merge([case.adapter], out, case.base, scale=scale)
         merged = tensors(out)
         errors = norms = 0.0
         by_name = {module.name: module for module in report.modules}
@@ -271,7 +266,7 @@ def test_reports_what_rounding_leaves(tmp_path: Path) -> None:
             expected = np.linalg.norm(error) / np.linalg.norm(delta)
             assert by_name[row["name"]].delta_error == pytest.approx(expected, rel=1e-3)
         assert report.delta_error == pytest.approx(np.sqrt(errors / norms), rel=1e-3)
-        assert any("--dtype float32" in warning for warning in report.warnings) == (report.delta_error > 0.5)
+        assert any("dtype='float32'" in warning for warning in report.warnings) == (report.delta_error > 0.5)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,10 +14,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.adapters.load import config_of_base
 from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError
-from tinylora_tools.ops.convert.lora import LoraOptions, convert_to_lora
-from tinylora_tools.ops.merge.run import MergeOptions, merge
+from tinylora_tools.ops.convert.lora import to_lora
+from tinylora_tools.ops.merge.run import merge
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -119,27 +118,25 @@ def test_computes_what_the_adapted_model_does(case: str, tmp_path: Path) -> None
 
 def test_embeddings_that_one_release_scales(tmp_path: Path) -> None:
     made = make(tmp_path, "GemmaForCausalLM", GEMMA, target_modules=["embed_tokens", "q_proj"])
-    config = config_of_base(made.base)
     with pytest.raises(UndeterminedError, match=r"scaled by sqrt\(hidden_size\)"):
         merge([made.adapter], tmp_path / "out", made.base)
     with pytest.raises(UndeterminedError, match=r"scaled by sqrt\(hidden_size\)"):
-        convert_to_lora([made.adapter], tmp_path / "lora", base_config=config)
-    merge([made.adapter], tmp_path / "out", made.base, MergeOptions(release=transformers.__version__[0]))
+        to_lora([made.adapter], tmp_path / "lora", base=made.base)
+    merge([made.adapter], tmp_path / "out", made.base, release=transformers.__version__[0])
     assert distance(made, logits(load(made.model_class, tmp_path / "out"))) <= CLOSE
-    options = LoraOptions(release=transformers.__version__[0])
-    convert_to_lora([made.adapter], tmp_path / "lora", base_config=config, options=options)
+    to_lora([made.adapter], tmp_path / "lora", base=made.base, release=transformers.__version__[0])
     lora = peft.PeftModel.from_pretrained(load(made.model_class, made.base), tmp_path / "lora")
     assert distance(made, logits(lora.eval())) <= CLOSE
 
 
 def test_an_embedding_that_its_configuration_scales(tmp_path: Path) -> None:
     made = make(tmp_path, "BartForCausalLM", {**BART, "scale_embedding": True}, target_modules=["embed_tokens"])
-    convert_to_lora([made.adapter], tmp_path / "lora", base_config=config_of_base(made.base))
+    to_lora([made.adapter], tmp_path / "lora", base=made.base)
     lora = peft.PeftModel.from_pretrained(load(made.model_class, made.base), tmp_path / "lora")
     assert distance(made, logits(lora.eval())) <= CLOSE
     made.base.rename(tmp_path / "away")
     with pytest.raises(UndeterminedError, match=r"which the base's config\.json says"):
-        convert_to_lora([made.adapter], tmp_path / "lora2")
+        to_lora([made.adapter], tmp_path / "lora2")
 
 
 def _add(file: Path, name: str, tensor: torch.Tensor) -> None:
@@ -185,7 +182,7 @@ def test_a_second_adapter_without_its_projections(tmp_path: Path) -> None:
     with pytest.raises(UndeterminedError, match="holds an adapter with other targets"):
         merge([second], tmp_path / "out", made.base)
     order = tuple(f"model.layers.{i}.self_attn.{p}_proj" for i in range(4) for p in "qv")
-    report = merge([second], tmp_path / "out", made.base, MergeOptions(module_order=order))
+    report = merge([second], tmp_path / "out", made.base, module_order=order)
     assert any("names 4 modules that the adapter doesn't target" in warning for warning in report.warnings)
     assert distance(made, logits(load(model_class, tmp_path / "out"))) <= CLOSE
     shutil.copytree(second, tmp_path / "alone")
@@ -196,7 +193,7 @@ def test_a_module_order_of_all_modules(tmp_path: Path) -> None:
     made = make(tmp_path, "Qwen2ForCausalLM", QWEN2, target_modules=["q_proj"], save_projection=False)
     names = [name for name, _ in load(made.model_class, made.base).named_modules() if name]
     with pytest.raises(MismatchError, match=r"names model, which holds others"):
-        merge([made.adapter], tmp_path / "out", made.base, MergeOptions(module_order=tuple(names)))
+        merge([made.adapter], tmp_path / "out", made.base, module_order=tuple(names))
 
 
 def test_dense_layers_that_peft_takes_for_experts(tmp_path: Path) -> None:
@@ -204,7 +201,7 @@ def test_dense_layers_that_peft_takes_for_experts(tmp_path: Path) -> None:
     experts = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [0]}
     targets = ["gate_proj", "up_proj", "down_proj"]
     made = make(tmp_path, "Qwen3MoeForCausalLM", {**GEMMA, **experts}, target_modules=targets)
-    report = convert_to_lora([made.adapter], tmp_path / "lora", base_config=config_of_base(made.base))
+    report = to_lora([made.adapter], tmp_path / "lora", base=made.base)
     assert any("drops what belongs to other layers, here model.layers.0.mlp" in warning for warning in report.warnings)
     lora = peft.PeftModel.from_pretrained(load(made.model_class, made.base), tmp_path / "lora")
     assert distance(made, logits(lora.eval())) > 0.99

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import make_architectures as script
 import pytest
 import transformers
 from fixture_data import fixture
@@ -15,9 +15,6 @@ from tinylora_tools.bases import architecture
 from tinylora_tools.bases.modules import model_modules, require_order
 from tinylora_tools.errors import MismatchError, UndeterminedError
 from tinylora_tools.formats.checkpoint import read_checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import make_architectures as script
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -77,7 +74,7 @@ def test_without_an_architecture_names_are_the_tensors(tmp_path: Path) -> None:
     assert found.modules["model.layers.1.mlp.up_proj"].kind == "Linear"
     with pytest.raises(UndeterminedError, match="order of modules") as caught:
         require_order(found, base)
-    assert "--module-order" in str(caught.value.hint)
+    assert "module_order=..." in str(caught.value.hint)
 
 
 def test_module_order_is_followed_and_checked() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import make_default_targets
 import numpy as np
 import peft
 import pytest
@@ -16,41 +16,21 @@ import torch
 import transformers
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 
-from tinylora_tools.bases.selection import Targets, default_targets, parse_targets
+from tinylora_tools.bases.selection import default_targets
 from tinylora_tools.core.tying import group_count
 from tinylora_tools.errors import TinyLoraError
+from tinylora_tools.formats.peft_config import TinyLoraConfig, parse_targets
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.count import CountReport, count, within_budget
 from tinylora_tools.ops.create.init import init
-from tinylora_tools.ops.create.plan import Settings
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import make_default_targets
 
 #: Added to a model that had an adapter already: PEFT 0.19 numbered its groups by that one's modules.
 NUMBERED_BY_ANOTHER = {"peft019-two"}
 
 
-def settings_of(config: dict[str, Any]) -> Settings:
-    """The settings that an adapter_config.json says."""
-    wanted = config["target_modules"]
-    layers, pattern = config["layers_to_transform"], config["layers_pattern"]
-    targets = Targets(
-        modules=wanted if wanted is None or isinstance(wanted, str) else tuple(wanted),
-        modules_to_save=tuple(config["modules_to_save"] or ()),
-        layers_to_transform=(layers,) if isinstance(layers, int) else tuple(layers or ()),
-        layers_pattern=(pattern,) if isinstance(pattern, str) else tuple(pattern or ()),
-        task_type=config["task_type"],
-    )
-    return Settings(
-        targets=targets,
-        rank=config["r"],
-        proj_dim=config["u"],
-        weight_tying=config["weight_tying"],
-        projection_seed=config["projection_seed"],
-        save_projection=config["save_projection"],
-        bias=config["bias"],
-    )
+def settings_of(config: dict[str, Any]) -> TinyLoraConfig:
+    """The configuration that an adapter_config.json says."""
+    return TinyLoraConfig.from_json({"peft_type": "TINYLORA", **config}, Path("adapter_config.json"))
 
 
 def counted(case: Fixture) -> tuple[CountReport, dict[str, Any]]:
@@ -275,7 +255,7 @@ def inputs_of(model: Any) -> list[dict[str, torch.Tensor]]:
 def test_uniform_v_comes_from_a_recorded_seed(tmp_path: Path) -> None:
     base = fixture("peft021-13-numbers").base
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        init(base, tmp_path / name, Settings(init_weights="uniform", init_v_bound=0.1), init_seed=seed)
+        init(base, tmp_path / name, TinyLoraConfig(init_weights="uniform", init_v_bound=0.1), init_seed=seed)
     files = [read_header(tmp_path / name / "adapter_model.safetensors") for name in "abc"]
     assert files[0].metadata == {"format": "pt", "init_seed": "5"}
     v = [file.read("base_model.tinylora_v.3") for file in files]
@@ -308,7 +288,7 @@ def test_biases_that_are_tied(tmp_path: Path) -> None:
 
 def test_a_base_without_the_head_that_its_task_needs(tmp_path: Path) -> None:
     base = ROOT / "bases" / "llama-fp32"
-    settings = Settings(Targets(("q_proj",), task_type="SEQ_CLS"))
+    settings = TinyLoraConfig(target_modules=("q_proj",), task_type="SEQ_CLS")
     with pytest.raises(TinyLoraError, match="the base has no classifier or score"):
         init(base, tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
@@ -318,9 +298,9 @@ def test_a_base_without_the_head_that_its_task_needs(tmp_path: Path) -> None:
 def test_expressions_that_are_none() -> None:
     for given in ({"modules_to_save": ("(",)}, {"layers_pattern": ("[",)}):
         with pytest.raises(TinyLoraError, match="which is no expression"):
-            Targets(("q_proj",), **given)
+            TinyLoraConfig(target_modules=("q_proj",), **given).check()
     with pytest.raises(TinyLoraError, match="init_v_bound is -1"):
-        Settings(init_weights="uniform", init_v_bound=-1.0).check()
+        TinyLoraConfig(init_weights="uniform", init_v_bound=-1.0).check()
 
 
 def test_default_targets_need_a_known_model() -> None:

@@ -17,11 +17,10 @@ import torch
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.adapters.source import in_peft_form
-from tinylora_tools.adapters.unpack import restore
-from tinylora_tools.bases.canonical import content_mark
+from tinylora_tools.adapters.source import find_source
+from tinylora_tools.bases.base import open_base
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, UnsupportedError
-from tinylora_tools.formats.packed import CONTENT, INDEX, VALUE, packed_at
+from tinylora_tools.formats.packed import CONTENT, INDEX, VALUE, content_mark, packed_at
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
 from tinylora_tools.ops.convert import packed_factors as pack_factors
@@ -41,14 +40,13 @@ def values(adapter: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def restored(path: Path, base: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    packed = packed_at(path)
-    assert packed is not None
-    return restore(packed, base)
+    header = find_source(path).open(open_base(base)).header
+    return {name: header.file.read(name) for name in header.file.tensors}, dict(header.config.raw)
 
 
 @pytest.mark.parametrize("case", PACKABLE, ids=lambda case: case.name)
 def test_exactly_the_adapter_comes_back(case: Fixture, tmp_path: Path) -> None:
-    report = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True)
+    report = pack(case.adapter, tmp_path / "p.safetensors", base=case.base, exact=True)
     assert report.error == 0.0
     tensors, config = restored(tmp_path / "p.safetensors", case.base)
     before = values(case.adapter)
@@ -63,7 +61,7 @@ def test_exactly_the_adapter_comes_back(case: Fixture, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", PACKABLE, ids=lambda case: case.name)
 def test_updates_come_back_within_the_error_that_is_told(case: Fixture, tmp_path: Path) -> None:
-    report = pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    report = pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     assert report.error <= MOST_ERROR
     tensors, _ = restored(tmp_path / "p.safetensors", case.base)
     for module in case.modules:
@@ -87,7 +85,7 @@ def test_thirteen_numbers_are_26_bytes(tmp_path: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
     config |= {"base_model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "revision": "0123456789" * 4}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    report = pack(adapter, case.base, tmp_path / "p.safetensors")
+    report = pack(adapter, tmp_path / "p.safetensors", base=case.base)
     file = read_header(tmp_path / "p.safetensors")
     assert report.payload_bytes == file.tensors["v.0"].nbytes == 26
     assert report.bytes_written - report.correction_bytes <= 1024
@@ -95,9 +93,9 @@ def test_thirteen_numbers_are_26_bytes(tmp_path: Path) -> None:
 
 def test_a_large_error_gets_corrections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = fixture("peft021-13-numbers")
-    few = pack(case.adapter, case.base, tmp_path / "few.safetensors")
+    few = pack(case.adapter, tmp_path / "few.safetensors", base=case.base)
     monkeypatch.setattr(pack_factors, "MOST_ERROR", few.error / 2)
-    more = pack(case.adapter, case.base, tmp_path / "more.safetensors")
+    more = pack(case.adapter, tmp_path / "more.safetensors", base=case.base)
     assert more.corrections > few.corrections
     assert more.error < few.error
     restored(tmp_path / "more.safetensors", case.base)
@@ -105,16 +103,16 @@ def test_a_large_error_gets_corrections(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_exact_float32_factors_are_told_of_and_stored_whole(tmp_path: Path) -> None:
     case, told = fixture("peft020-tiny"), list[str]()
-    report = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True, tell=told.append)
+    report = pack(case.adapter, tmp_path / "p.safetensors", base=case.base, exact=True, tell=told.append)
     file = read_header(tmp_path / "p.safetensors")
     assert INDEX not in file.tensors
     assert file.tensors[VALUE].parameters == report.factor_entries
     assert told == [
-        "--exact stores nearly every entry of float32 factors, since no two libraries agree on them: about "
+        "exact stores nearly every entry of float32 factors, since no two libraries agree on them: about "
         f"{4 * report.factor_entries:,} bytes"
     ]
     bf16 = fixture("peft021-13-numbers")
-    pack(bf16.adapter, bf16.base, tmp_path / "q.safetensors", exact=True, tell=told.append)
+    pack(bf16.adapter, tmp_path / "q.safetensors", base=bf16.base, exact=True, tell=told.append)
     assert len(told) == 1
 
 
@@ -140,7 +138,7 @@ def test_p_comes_back_whatever_the_configuration_says(own: bool, save_projection
                 state[key] = state[key] * 2
 
     adapter = edited_adapter(case, tmp_path / "a", change, save_projection=save_projection)
-    assert pack(adapter, case.base, tmp_path / "p.safetensors", exact=True).identical
+    assert pack(adapter, tmp_path / "p.safetensors", base=case.base, exact=True).identical
     tensors, _ = restored(tmp_path / "p.safetensors", case.base)
     before = values(adapter)
     assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in before.items()}
@@ -154,14 +152,14 @@ def test_p_that_isn_t_there_isn_t_added(tmp_path: Path) -> None:
             del state[key]
 
     adapter = edited_adapter(case, tmp_path / "a", change)
-    assert pack(adapter, case.base, tmp_path / "p.safetensors", exact=True).identical
+    assert pack(adapter, tmp_path / "p.safetensors", base=case.base, exact=True).identical
     assert restored(tmp_path / "p.safetensors", case.base)[0].keys() == values(adapter).keys()
 
 
 @pytest.mark.parametrize(
     ("ends", "dtype", "way_out"),
     [
-        (("_A",), torch.bfloat16, "--adapter-dtype float32"),
+        (("_A",), torch.bfloat16, "adapter_dtype='float32'"),
         (("_A",), torch.float64, "Ship it in PEFT's form"),
         (("_A", "_B"), torch.float64, "Ship it in PEFT's form"),
         (("_A", "_B", "_P"), torch.float64, "Ship it in PEFT's form"),
@@ -181,7 +179,7 @@ def test_dtypes_that_cannot_come_back_are_refused(
 
     adapter = edited_adapter(case, tmp_path / "a", change)
     with pytest.raises(UnsupportedError, match="wouldn't come back as it is") as caught:
-        pack(adapter, case.base, tmp_path / "p.safetensors", exact=True)
+        pack(adapter, tmp_path / "p.safetensors", base=case.base, exact=True)
     assert way_out in str(caught.value.hint)
     assert not (tmp_path / "p.safetensors").exists()
 
@@ -195,19 +193,19 @@ def test_a_hint_that_says_to_leave_exact_out_is_right(tmp_path: Path) -> None:
 
     adapter = edited_adapter(case, tmp_path / "a", widen)
     with pytest.raises(UnsupportedError) as caught:
-        pack(adapter, case.base, tmp_path / "p.safetensors", exact=True)
-    assert str(caught.value.hint).startswith("Leave --exact out")
-    assert not pack(adapter, case.base, tmp_path / "p.safetensors").identical
+        pack(adapter, tmp_path / "p.safetensors", base=case.base, exact=True)
+    assert str(caught.value.hint).startswith("Leave exact out")
+    assert not pack(adapter, tmp_path / "p.safetensors", base=case.base).identical
 
 
 def test_rounding_of_v_is_measured(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
-    exactly = pack(case.adapter, case.base, tmp_path / "p.safetensors", exact=True)
-    report = pack(case.adapter, case.base, tmp_path / "q.safetensors", exact=True, v_dtype="bfloat16")
+    exactly = pack(case.adapter, tmp_path / "p.safetensors", base=case.base, exact=True)
+    report = pack(case.adapter, tmp_path / "q.safetensors", base=case.base, exact=True, v_dtype="bfloat16")
     assert (exactly.identical, exactly.error) == (True, 0.0)
     assert not report.identical
     other = fixture("peft021-13-numbers")
-    rounded = pack(other.adapter, other.base, tmp_path / "s.safetensors", v_dtype="bfloat16")
+    rounded = pack(other.adapter, tmp_path / "s.safetensors", base=other.base, v_dtype="bfloat16")
     assert rounded.error > MOST_ERROR
     assert rounded.corrections == 0  # which wouldn't mend v
     assert 1e-4 < report.error < 1e-2
@@ -221,7 +219,7 @@ def test_rounding_of_v_is_measured(tmp_path: Path) -> None:
 
     large = edited_adapter(case, tmp_path / "a", change)
     with pytest.raises(MismatchError, match="v overflows float16"):
-        pack(large, case.base, tmp_path / "r.safetensors", v_dtype="float16")
+        pack(large, tmp_path / "r.safetensors", base=case.base, v_dtype="float16")
 
 
 def test_a_weight_of_zeros_comes_back(tmp_path: Path, tinylora: Run) -> None:
@@ -232,7 +230,7 @@ def test_a_weight_of_zeros_comes_back(tmp_path: Path, tinylora: Run) -> None:
     state["model.layers.0.mlp.up_proj.weight"].zero_()
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
     assert tinylora("init", base, "-o", tmp_path / "a", "--target-modules", "all-linear").code == 0
-    assert pack(tmp_path / "a", base, tmp_path / "p.safetensors", exact=True).identical
+    assert pack(tmp_path / "a", tmp_path / "p.safetensors", base=base, exact=True).identical
     tensors, _ = restored(tmp_path / "p.safetensors", base)
     assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in values(tmp_path / "a").items()}
 
@@ -244,14 +242,14 @@ def test_a_base_that_moved_a_little_is_told_of(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     moved = {k: v + 1e-3 * v.std() * torch.randn(v.shape, generator=generator) for k, v in state.items()}
     save_file(moved, base / "model.safetensors", metadata={"format": "pt"})
-    report = pack(case.adapter, base, tmp_path / "p.safetensors")
+    report = pack(case.adapter, tmp_path / "p.safetensors", base=base)
     assert "a little off the base's weights" in report.warnings[0]
     restored(tmp_path / "p.safetensors", base)
 
 
 def test_a_base_that_changed_by_one_weight_is_refused(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     base = tmp_path / "base"
     shutil.copytree(case.base, base)
     state = load_file(base / "model.safetensors")
@@ -271,7 +269,7 @@ def test_another_base_can_t_be_packed_with(tmp_path: Path) -> None:
     other = {k: torch.randn(v.shape, generator=generator).to(v.dtype) for k, v in state.items()}
     save_file(other, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MismatchError, match="aren't those of the base's weight"):
-        pack(case.adapter, base, tmp_path / "p.safetensors")
+        pack(case.adapter, tmp_path / "p.safetensors", base=base)
     assert not (tmp_path / "p.safetensors").exists()
 
 
@@ -308,7 +306,7 @@ def test_a_file_that_was_changed_is_told(
     tmp_path: Path, changes: dict[str, str | None], error: type[Exception], said: str
 ) -> None:
     case = fixture("peft021-13-numbers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     with pytest.raises(error, match=said):
         restored(edited(tmp_path / "p.safetensors", **changes), case.base)
 
@@ -316,7 +314,7 @@ def test_a_file_that_was_changed_is_told(
 def test_every_field_is_part_of_the_digest(tmp_path: Path) -> None:
     """Another tying, say, would give v to other modules, and the digests of A, B and P would be right."""
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     metadata = read_header(tmp_path / "p.safetensors").metadata
     config = json.loads(metadata["config"])
     changes = [{key: value + " "} for key, value in metadata.items() if key not in ("format", "version")]
@@ -357,7 +355,7 @@ def test_stored_tensors_that_were_changed_are_told(
 ) -> None:
     case = fixture("peft021-layers")
     adapter = edited_adapter(case, tmp_path / "a", lambda state: state.update({NORM: torch.ones(16)}))
-    pack(adapter, case.base, tmp_path / "p.safetensors", v_dtype=v_dtype)
+    pack(adapter, tmp_path / "p.safetensors", base=case.base, v_dtype=v_dtype)
     assert restored(tampered(tmp_path / "p.safetensors", lambda state: None), case.base)[0][NORM].all()
     with pytest.raises(FormatError, match="what it holds isn't what was packed"):
         restored(tampered(tmp_path / "p.safetensors", change), case.base)
@@ -365,7 +363,7 @@ def test_stored_tensors_that_were_changed_are_told(
 
 def test_tensors_that_nothing_packs_are_refused(tmp_path: Path, tinylora: Run) -> None:
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     own = [key for key in values(case.adapter) if key.endswith((".tinylora_A", ".tinylora_v.0"))]
     for key in ("foo", "v.00", "base_model.foo", own[0], own[-1]):
         path = tampered(tmp_path / "p.safetensors", lambda state, key=key: state.update({key: torch.ones(2)}))
@@ -396,10 +394,10 @@ WRONG = (
 def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) -> None:
     """Whatever a field says, the file is read as before, or there is a message."""
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     for value in WRONG:
         path = edited(tmp_path / "p.safetensors", **{key: value})
-        result = tinylora("convert", path, "-o", tmp_path / "o", "--to", "peft", "--base", case.base, "-f")
+        result = tinylora("convert", "peft", path, "-o", tmp_path / "o", "--base", case.base, "-f")
         assert result.code == 0 or result.err.startswith("error: "), (key, value)
         shown = tinylora("inspect", path)
         assert shown.code == 0 or shown.err.startswith("error: "), (key, value)
@@ -418,10 +416,10 @@ def test_no_metadata_make_it_stumble(key: str, tmp_path: Path, tinylora: Run) ->
 )  # fmt: skip
 def test_no_configuration_makes_it_stumble(field: str, value: Any, tmp_path: Path, tinylora: Run) -> None:
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     config = json.loads(read_header(tmp_path / "p.safetensors").metadata["config"])
     path = edited(tmp_path / "p.safetensors", config=json.dumps(config | {field: value}))
-    result = tinylora("convert", path, "-o", tmp_path / "o", "--to", "peft", "--base", case.base)
+    result = tinylora("convert", "peft", path, "-o", tmp_path / "o", "--base", case.base)
     assert result.code == 0 or result.err.startswith("error: "), result.err
     shown = tinylora("inspect", path)
     assert shown.code == 0 or shown.err.startswith("error: ")
@@ -433,7 +431,7 @@ def test_what_peft_could_not_read_is_told_with_the_file(
     field: str, value: Any, modules: str | None, tmp_path: Path
 ) -> None:
     case = fixture("peft021-layers")
-    pack(case.adapter, case.base, tmp_path / "p.safetensors")
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     config = json.loads(read_header(tmp_path / "p.safetensors").metadata["config"])
     path = edited(tmp_path / "p.safetensors", config=json.dumps(config | {field: value}), modules=modules)
     with pytest.raises(FormatError, match=rf"edited\.safetensors: {field}"):
@@ -444,15 +442,15 @@ def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
     (tmp_path / "p.safetensors").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
-        pack(case.adapter, case.base, tmp_path / "p.safetensors")
+        pack(case.adapter, tmp_path / "p.safetensors", base=case.base)
     assert (tmp_path / "p.safetensors").read_text() == "mine"
-    pack(case.adapter, case.base, tmp_path / "p.safetensors", force=True)
+    pack(case.adapter, tmp_path / "p.safetensors", base=case.base, force=True)
 
 
 def test_commands_take_packed_files(tinylora: Run, tmp_path: Path) -> None:
     case = fixture("peft021-layers")
     packed, base = tmp_path / "p.safetensors", case.base
-    assert tinylora("convert", case.adapter, "-o", packed, "--to", "packed", "--base", base, "--exact").code == 0
+    assert tinylora("convert", "packed", case.adapter, "-o", packed, "--base", base, "--exact").code == 0
     assert tinylora("merge", packed, "--base", base, "-o", tmp_path / "one").code == 0
     assert tinylora("merge", case.adapter, "--base", base, "-o", tmp_path / "two").code == 0
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
@@ -463,11 +461,11 @@ def test_commands_take_packed_files(tinylora: Run, tmp_path: Path) -> None:
     assert shown["kind"] == "tinylora-packed"
     assert shown["trainable_parameters"] == sum(v.size for n, v in values(case.adapter).items() if ".tinylora_v." in n)
     assert "packed" in tinylora("inspect", packed).out
-    assert tinylora("convert", packed, "-o", tmp_path / "back", "--to", "peft", "--base", base).code == 0
+    assert tinylora("convert", "peft", packed, "-o", tmp_path / "back", "--base", base).code == 0
     assert (tmp_path / "back" / "adapter_model.safetensors").read_bytes() == (
         case.adapter / "adapter_model.safetensors"
     ).read_bytes()
-    assert tinylora("convert", packed, "-o", tmp_path / "lora", "--to", "lora", "--base", base).code == 0
+    assert tinylora("convert", "lora", packed, "-o", tmp_path / "lora", "--base", base).code == 0
     refused = tinylora("merge", packed, "--base", ROOT / "bases" / "llama-fp32", "-o", tmp_path / "no")
     assert refused.code == 1
     assert refused.err.startswith("error: ")
@@ -479,12 +477,11 @@ def test_other_cpus_restore_the_same_bits(capability: str, tmp_path: Path) -> No
     for name in ("peft021-13-numbers", "peft021-t5-fp16", "peft020-gpt2"):
         case = fixture(name)
         path = tmp_path / f"{name}.safetensors"
-        pack(case.adapter, case.base, path, exact=True)
+        pack(case.adapter, path, base=case.base, exact=True)
         code = (
             "import sys, torch; torch.set_num_threads(1)\n"
-            "from pathlib import Path; from tinylora_tools.adapters.unpack import restore\n"
-            "from tinylora_tools.formats.packed import packed_at\n"
-            "restore(packed_at(Path(sys.argv[1])), Path(sys.argv[2])); print(torch.backends.cpu.get_cpu_capability())"
+            "from tinylora_tools import load_adapter\n"
+            "load_adapter(sys.argv[1], sys.argv[2]); print(torch.backends.cpu.get_cpu_capability())"
         )
         mkl = {"default": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}[capability]
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "MKL_ENABLE_INSTRUCTIONS": mkl}
@@ -497,5 +494,7 @@ def test_other_cpus_restore_the_same_bits(capability: str, tmp_path: Path) -> No
 
 def test_what_is_no_packed_file_passes_through(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
-    with in_peft_form(case.adapter, None) as (path, notes):
-        assert (path, notes) == (case.adapter, [])
+    source = find_source(case.adapter)
+    assert (source.form, source.path) == ("peft", case.adapter)
+    opened = source.open()
+    assert (opened.header, opened.imported) == (source.content, ())

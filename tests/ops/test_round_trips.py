@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tinylora_tools.adapters.load import config_of_base
-from tinylora_tools.adapters.third_party import ForeignOptions, import_foreign
-from tinylora_tools.adapters.unpack import restore
+from tinylora_tools.adapters.source import find_source, load_adapter
+from tinylora_tools.bases.base import open_base
 from tinylora_tools.core.tying import group_of
-from tinylora_tools.formats.packed import packed_at
-from tinylora_tools.ops.convert.lora import convert_to_lora
+from tinylora_tools.ops.convert.lora import to_lora
 from tinylora_tools.ops.convert.packed import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -109,10 +107,9 @@ def packed_and_back(shape: Shape) -> None:
         before = load_file(adapter / "adapter_model.safetensors")
         for exact in (True, False):
             path = Path(place) / f"{exact}.safetensors"
-            report = pack(adapter, base, path, exact=exact)
-            packed = packed_at(path)
-            assert packed is not None
-            tensors, config = restore(packed, base)
+            report = pack(adapter, path, base=base, exact=exact)
+            header = find_source(path).open(open_base(base)).header
+            tensors, config = {name: header.file.read(name) for name in header.file.tensors}, header.config.raw
             assert tensors.keys() == before.keys()
             assert config["r"] == shape.r
             for key, array in tensors.items():
@@ -132,7 +129,7 @@ def packed_and_back(shape: Shape) -> None:
 def lora_and_its_updates(shape: Shape) -> None:
     with tempfile.TemporaryDirectory() as place:
         base, adapter, updates = make(shape, Path(place))
-        convert_to_lora([adapter], Path(place) / "lora", base_config=config_of_base(base))
+        to_lora([adapter], Path(place) / "lora", base=base)
         state = load_file(Path(place) / "lora" / "adapter_model.safetensors")
         for name, update in updates.items():
             A, B = (state[f"base_model.model.{name}.lora_{part}.weight"].astype(np.float64) for part in "AB")
@@ -150,16 +147,17 @@ def foreign_and_its_updates(shape: Shape, dialect: str) -> None:
         pairs = [options[i + 1].replace("OUT", str(source)) for i in range(0, len(options), 2)]
         said = dict(p.split("=", 1) for p in pairs if "=" in p) | ({"rank": str(r)} if dialect == "anrgusc" else {})
         kept = next((Path(p) for p in pairs if p.endswith("kept.pt")), None)
-        adapter = import_foreign(source, base, ForeignOptions(said, projections=kept))
-        adapted = {key.split(".", 2)[2].removesuffix(".tinylora_A") for key in adapter.tensors if key.endswith("_A")}
+        adapter = load_adapter(source, base, settings=said, projection=kept)
+        tensors = {name: adapter.header.file.read(name) for name in adapter.header.file.tensors}
+        adapted = {key.split(".", 2)[2].removesuffix(".tinylora_A") for key in tensors if key.endswith("_A")}
         assert adapted == updates.keys()
         names = list(updates)
         for i, name in enumerate(names):
-            group = group_of(i, len(names), adapter.config["weight_tying"])
-            found = update_of(adapter.tensors, name, adapter.tensors[f"base_model.tinylora_v.{group}"])
-            v = adapter.tensors[f"base_model.tinylora_v.{group}"]
+            group = group_of(i, len(names), adapter.config.weight_tying)
+            found = update_of(tensors, name, tensors[f"base_model.tinylora_v.{group}"])
+            v = tensors[f"base_model.tinylora_v.{group}"]
             # the terms of sum v_i P_i may cancel, and each P_i is rounded to float32
-            terms = update_of({key: abs(values) for key, values in adapter.tensors.items()}, name, abs(v))
+            terms = update_of({key: abs(values) for key, values in tensors.items()}, name, abs(v))
             assert np.linalg.norm(found - updates[name]) <= 3e-7 * np.linalg.norm(terms), name
 
 

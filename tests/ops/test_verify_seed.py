@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from tinylora_tools.core.compare import difference, digest
 from tinylora_tools.errors import FormatError, TinyLoraError, UndeterminedError
 from tinylora_tools.ops.merge.run import merge
-from tinylora_tools.ops.project import project_adapter, project_seeds
+from tinylora_tools.ops.project import project, project_seeds
 from tinylora_tools.ops.verify.seed import verify_seed
 
 on_x86_linux = pytest.mark.skipif(
@@ -88,10 +89,10 @@ def test_an_order_that_isnt_the_architectures(tmp_path: Path) -> None:
     report = verify_seed(tmp_path / "a", module_order=None, base=None)
     assert report.adapter is not None
     assert report.adapter.regime == "seed-plus-index"
-    from tinylora_tools.adapters.load import config_of_base, load_adapter
+    from tinylora_tools.adapters.source import load_adapter
     from tinylora_tools.ops.verify.adapter import verify_adapter
 
-    loaded = load_adapter(tmp_path / "a", base_config=config_of_base(case.base))
+    loaded = load_adapter(tmp_path / "a", base=case.base)
     _, checks = verify_adapter(loaded, 1e-5)
     order = next(check for check in checks if check.name == "module order")
     assert not order.ok
@@ -99,22 +100,25 @@ def test_an_order_that_isnt_the_architectures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["peft021-13-numbers", "peft020-gpt2"])
-def test_merged_bytes_are_compared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merged_bytes_are_compared(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from tinylora_tools.ops.verify import seed as module
 
     case = fixture(name)
     found = [check for check in verify_seed(case.adapter, base=case.base).checks if check.name.startswith("merged")]
     assert [check.name for check in found][:2] == ["merged bytes, 1 thread", "merged bytes, 3 threads"]
     assert all(check.ok and check.identical for check in found)
+    merge(case.adapter, tmp_path / "merged", case.base)
+    files = sorted((tmp_path / "merged").glob("*.safetensors"))
+    written = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    assert {check.digest for check in found} == {hashlib.sha256(written.encode()).hexdigest()}
     digests = iter("abc")
-    monkeypatch.setattr(module, "_file_digest", lambda _: next(digests))
+    monkeypatch.setattr(module, "merged_elsewhere", lambda *_, **__: next(digests))
     assert not verify_seed(case.adapter, base=case.base).ok
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_small_p_are_ambiguous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """u = r = 1 in bfloat16: different seeds draw the same number. With an order all is known, without it isn't."""
-    sys.path.insert(0, str(ROOT))
     import recipe
 
     base = ROOT / "bases" / "qwen2-bf16"
@@ -320,14 +324,11 @@ def test_project_seeds(tmp_path: Path, tinylora: Any) -> None:
 def test_projected_adapters_load_in_peft(name: str, tmp_path: Path) -> None:
     """P made explicit: PEFT loads it, and its live modules hold it; merges of the two are the same bytes."""
     import peft
+    import recipe
     import torch
 
-    sys.path.insert(0, str(ROOT))
-    import recipe
-
     case = fixture(name)
-    config = json.loads((case.base / "config.json").read_text())
-    report = project_adapter(case.adapter, tmp_path / "a", base_config=config)
+    report = project(case.adapter, tmp_path / "a", base=case.base)
     assert len(report.tensors) == len(case.modules)
     model = recipe.load_base(recipe.BASES[case.facts["base"]], case.base)
     loaded = peft.PeftModel.from_pretrained(model, tmp_path / "a")

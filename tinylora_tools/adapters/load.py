@@ -1,147 +1,225 @@
-"""An adapter with all that its files, its base and the user say about it."""
+"""An open adapter: what every operation works on, whatever form it came in."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..bases import architecture as architectures
-from ..bases.architecture import Architecture
-from ..errors import FormatError, MismatchError, UndeterminedError
-from ..formats.checkpoint import read_model_config
-from ..formats.peft_adapter import PeftAdapter, read_adapter
-from ..sources.locate import HUB_PREFIX, locate_base
-from .numbering import Numbering, number_modules
-from .provenance import Provenance, provenance
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bases.architecture import Architecture, from_class_name
+from ..bases.base import Base
+from ..core.lowrank import left_factor, projected, training_dtype
+from ..core.streams import projection
+from ..errors import UndeterminedError
+from ..formats.peft_adapter import Factors, ModuleTensors, PeftAdapter
+from ..formats.peft_config import TinyLoraConfig
+from ..sources.locate import locate, locate_base
+from . import soundness
+from .numbering import Numbering, number_modules, read_module_order
+from .provenance import Provenance, drawn_projections, provenance, require_seed
+
+#: What of an adapter follows from its base and order, and stays with them.
+_BY_ORDER = frozenset({"base", "architecture", "numbering"})
+
+#: Names of modules in the order of named_modules(), or a file that lists them, one a line.
+ModuleOrder = str | Path | Sequence[str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedAdapter:
-    """An adapter's header and what could be learnt of its modules. No factor has been read yet."""
+class Adapter:
+    """An adapter's open file, with what its configuration, its base and the user tell of its modules.
 
-    adapter: PeftAdapter
-    architecture: Architecture | None
-    provenance: Provenance
-    numbering: Numbering
+    Nothing but the header has been read at first; A and B are read each time that they are asked for.
 
-
-def load_adapter(
-    path: Path, *, base_config: Mapping[str, Any] | None = None, module_order: Sequence[str] | None = None
-) -> LoadedAdapter:
-    """Read an adapter and number its modules, by the architecture that the base's config.json names; without one, by
-    that of the base that the adapter names."""
-    adapter = read_adapter(path)
-    architecture = _architecture_of(adapter, base_config)
-    found = provenance(adapter)
-    numbering = number_modules(adapter, found, architecture=architecture, module_order=module_order)
-    return LoadedAdapter(adapter, architecture, found, numbering)
-
-
-def config_of_base(base: Path | None) -> Mapping[str, Any] | None:
-    """The config.json of a base that the user names; None where none is named.
-
-    Raises
-    ------
-    FormatError
-        If there is no config.json.
+    Parameters
+    ----------
+    header : PeftAdapter
+    base : Base, optional
+        What tells the architecture; where it is None, the base that the adapter names, if that is at hand.
+    module_order : sequence of str, or a file, optional
+        The targeted modules in the order of named_modules(), where no architecture tells it.
+    stream : str
+        Whose arithmetic a P that isn't stored is drawn with, of `core.streams.projection.STREAMS`.
+    imported : tuple of str
+        What to know of how the adapter came to be in PEFT's form.
+    companions : Path, optional
+        The directory whose other files belong to the adapter.
     """
-    if base is None:
-        return None
-    config = read_model_config(base if base.is_dir() else base.parent)
-    if config is None:
-        raise FormatError(
-            "no config.json here, which would tell the architecture", where=base, hint="Name the base's directory."
+
+    def __init__(
+        self,
+        header: PeftAdapter,
+        *,
+        base: Base | None = None,
+        module_order: ModuleOrder = None,
+        stream: str = projection.DEFAULT_STREAM,
+        imported: tuple[str, ...] = (),
+        companions: Path | None = None,
+    ) -> None:
+        self.header = header
+        self.stream = stream
+        self.imported = imported
+        self.companions = companions
+        self._base = base
+        self._module_order = order_in(module_order)
+        self._dtypes: dict[str, str] = {}
+        self._vectors: dict[int, NDArray[Any]] = {}
+
+    def on(self, base: Base | None = None, *, module_order: ModuleOrder = None, stream: str | None = None) -> Adapter:
+        """The same open adapter with another base, order or stream; None keeps what it has."""
+        other = Adapter(
+            self.header,
+            base=self._base if base is None else base,
+            module_order=self._module_order if module_order is None else module_order,
+            stream=self.stream if stream is None else stream,
+            imported=self.imported,
+            companions=self.companions,
         )
-    return config
+        other._dtypes, other._vectors = self._dtypes, self._vectors
+        known = {"provenance"} if base is not None or module_order is not None else {"provenance", *_BY_ORDER}
+        vars(other).update({name: value for name, value in vars(self).items() if name in known})
+        return other
 
+    @property
+    def path(self) -> Path:
+        """What was named: a directory or a file."""
+        return self.header.path
 
-def named_base(adapter: PeftAdapter, beside: Path | None = None) -> Path | None:
-    """The base that the adapter's configuration names, where it is at hand; `beside` is the adapter's own directory,
-    where that isn't the file's."""
-    config = adapter.config
-    if config is None or not config.base_model:
-        return None
-    return locate_base(config.base_model, config.revision, beside or adapter.directory)
+    @property
+    def config(self) -> TinyLoraConfig:
+        return self.header.config
 
+    @property
+    def modules(self) -> Mapping[str, ModuleTensors]:
+        """The targeted modules by their name in the model, in no particular order: what is stored of each."""
+        return self.header.modules
 
-def find_base(base: Path | None, adapters: Sequence[Path]) -> Path:
-    """The base's directory: as given, else as the adapters' configurations agree."""
-    if base is not None:
-        if not base.is_dir():
-            raise FormatError("no directory", where=base, hint="Name the directory that holds the base's config.json.")
-        return base
-    found: dict[Path, str] = {}
-    for path in adapters:
-        adapter = read_adapter(path)
-        name = adapter.config.base_model if adapter.config else None
-        directory = named_base(adapter)
-        if directory is None:
-            what = f"names {name!r} as its base, which isn't at hand" if name else "doesn't name its base"
-            hint = "Give the base's directory with --base DIR"
-            if name and name.count("/") == 1:
-                hint += f", or download it with --base {HUB_PREFIX}{name}"
-            raise UndeterminedError(what, where=adapter.path, hint=f"{hint}.")
-        found.setdefault(directory.resolve(), str(directory))
-    if len(found) > 1:
-        raise MismatchError(
-            f"the adapters name different bases: {', '.join(found.values())}",
-            hint="Say with --base which one to merge into.",
+    @property
+    def seed(self) -> int:
+        """projection_seed: module i's P is drawn from seed + i."""
+        return self.config.projection_seed
+
+    @cached_property
+    def base(self) -> Base | None:
+        """The base that was given, or the one that the adapter names, where it is at hand."""
+        return self._base if self._base is not None else named_base(self.header)
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        found = self.base.architecture if self.base is not None else None
+        name = self.config.base_class
+        return found or (from_class_name(name) if name else None)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where the stored P come from; they are read for it."""
+        return provenance(self.header)
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        return number_modules(
+            self.header, self.provenance, architecture=self.architecture, module_order=self._module_order
         )
-    return Path(next(iter(found.values())))
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of this adapter before it is used."""
+        return tuple(soundness.notes(self))
+
+    @property
+    def places(self) -> Mapping[str, int]:
+        """Each module's place among those targeted, in the order of named_modules(), from which its seed follows.
+
+        Raises
+        ------
+        UndeterminedError
+            If no file tells it.
+        """
+        if self.numbering.index is None:
+            raise self._doubt()
+        return self.numbering.index
+
+    @property
+    def groups(self) -> Mapping[str, int]:
+        """The group of each module, whose trained vector it shares.
+
+        Raises
+        ------
+        UndeterminedError, MismatchError
+            If no file tells it, or they contradict each other.
+        """
+        if self.numbering.group is None:
+            raise self._doubt()
+        return self.numbering.group
+
+    def _doubt(self) -> Exception:
+        doubts = self.numbering.doubts
+        return doubts[0] if doubts else UndeterminedError("the modules' order isn't known", where=self.header.file.path)
+
+    def factors(self, module: str) -> Factors:
+        """A (r, in) and B (out, r), as stored."""
+        return self.header.factors(module)
+
+    def vector(self, group: int) -> NDArray[Any]:
+        """The trained vector of a group, (u,), as stored; read once."""
+        if group not in self._vectors:
+            self._vectors[group] = self.header.vector(group)
+        return self._vectors[group]
+
+    def projection(self, module: str) -> NDArray[Any]:
+        """P (u, r, r) in float32: as stored, else drawn as PEFT would draw it.
+
+        Raises
+        ------
+        UndeterminedError
+            If it has to be drawn, and its seed or the module's place can't be known.
+        """
+        stored = self.header.stored_projection(module)
+        return self._drawn([module])[module] if stored is None else stored.astype(np.float32)
+
+    def projections(self) -> dict[str, NDArray[Any]]:
+        """P of every module; raises as `projection`."""
+        found, missing = {}, []
+        for module in self.modules:
+            stored = self.header.stored_projection(module)
+            if stored is None:
+                missing.append(module)
+            else:
+                found[module] = stored.astype(np.float32)
+        return found | (self._drawn(missing) if missing else {})
+
+    def _drawn(self, modules: Sequence[str]) -> dict[str, NDArray[Any]]:
+        require_seed(self.header)  # where the seed is lost, knowing the order wouldn't help
+        return drawn_projections(self.header, modules, self.places, self.training_dtype, stream=self.stream)
+
+    def R(self, module: str) -> NDArray[Any]:
+        """R = sum_i v_i P_i, (r, r) in float64; raises as `groups` and `projection`."""
+        return projected(self.vector(self.groups[module]), self.projection(module))
+
+    def delta(self, module: str) -> NDArray[Any]:
+        """What the adapter adds to the module's weight, B R A, (out, in) in float64; raises as `R`."""
+        A, B = self.factors(module)
+        return left_factor(B, self.R(module)) @ A.astype(np.float64)
+
+    def training_dtype(self, module: str) -> str:
+        """The dtype that the module's weight had when PEFT made its factors: "bfloat16", "float16" or "float32"."""
+        if module not in self._dtypes:
+            self._dtypes[module] = training_dtype(*self.factors(module))
+        return self._dtypes[module]
 
 
-def _architecture_of(adapter: PeftAdapter, base_config: Mapping[str, Any] | None) -> Architecture | None:
-    if base_config is None and (path := named_base(adapter)) is not None:
-        base_config = read_model_config(path)
-    if base_config is not None and (found := architectures.from_config(base_config)):
-        return found
-    if adapter.config is not None and adapter.config.base_class:
-        return architectures.from_class_name(adapter.config.base_class)
-    return None
+def order_in(order: ModuleOrder) -> tuple[str, ...] | None:
+    """Module names as they are given, or from the file that is named."""
+    if order is None:
+        return None
+    return tuple(read_module_order(locate(order)) if isinstance(order, (str, Path)) else order)
 
 
-def problems(adapter: PeftAdapter) -> list[str]:
-    """What in the adapter's tensors contradicts its configuration, or itself."""
-    found = [f"{key}: no PEFT release writes this key" for key in adapter.foreign]
-    if not adapter.modules:
-        found.append("no module has factors")
-    if not adapter.vectors:
-        found.append("no trained vector (tinylora_v) is in the file")
-    sizes = {info.shape for info in adapter.vectors.values()}
-    u = adapter.config.proj_dim if adapter.config else next((s[0] for s in sizes if len(s) == 1), None)
-    said_by = "adapter_config.json says" if adapter.config else "the vectors say"
-    found += [
-        f"tinylora_v.{group}: shape {info.shape}, expected ({u},): {said_by} u={u}"
-        for group, info in adapter.vectors.items()
-        if info.shape != (u,)
-    ]
-    for module, factors in adapter.modules.items():
-        if factors.P is not None and factors.P.shape[0] != u:
-            found.append(f"{module}: P is {factors.P.shape}, but {said_by} u={u}")
-        if adapter.config is not None:
-            rank = min(adapter.config.rank, factors.in_features, factors.out_features)
-            if factors.rank != rank:
-                found.append(
-                    f"{module}: A has rank {factors.rank}, but adapter_config.json says r={adapter.config.rank}"
-                    f" and the weight is ({factors.out_features}, {factors.in_features}): expected {rank}"
-                )
-    if adapter.config is not None and len(adapter.vectors) > len(adapter.modules):
-        found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
-    return found
-
-
-def unsaved_bias(adapter: PeftAdapter) -> list[str]:
-    """A warning where biases were trained but the file lacks them: PEFT saves them from 0.21 on only."""
-    config = adapter.config
-    version = config.peft_version if config else None
-    if config is None or config.bias == "none" or version is None or not re.match(r"0\.(19|20)(\D|$)", version):
-        return []
-    if any(name.endswith(".bias") and replacement.in_place for name, replacement in adapter.replaced.items()):
-        return []
-    return [
-        f"{adapter.path.name}: trained with bias={config.bias!r}, but no bias was saved (PEFT {version} doesn't): "
-        "what was learnt there is lost"
-    ]
+def named_base(header: PeftAdapter) -> Base | None:
+    """The base that the adapter's configuration names, where it is at hand."""
+    name = header.config.base_model_name_or_path
+    found = locate_base(name, header.config.revision, header.directory) if name else None
+    return None if found is None else Base(found)

@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..bases.architecture import Architecture
+from ..bases.architecture import Architecture, order_hint
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
+from ..wording import argument
 from .provenance import Provenance, seed_is_lost
-
-WAYS_OUT = (
-    "Name the base model with --base, so that its config.json tells the architecture, or give the targeted modules "
-    "in the order of model.named_modules(), one name a line, with --module-order FILE."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ class Numbering:
     ----------
     index, group : dict[str, int], optional
     source : str
-        "--module-order", "architecture", "stored P", "one group" or "unknown".
+        "given", "architecture", "stored P", "one group" or "unknown".
     doubts : tuple of TinyLoraError
         Why places or groups are unknown, or what speaks against them: errors to whoever depends on them.
     notes : tuple of str
@@ -88,6 +84,15 @@ def number_modules(
     return Numbering(index, group, source, tuple(doubts), tuple(order.notes))
 
 
+def ways_out() -> str:
+    """What to do where the architecture isn't known."""
+    return (
+        f"Name the base model with {argument('base')}, so that its config.json tells the architecture, or give the "
+        f"targeted modules in the order of model.named_modules(), one name a line, with "
+        f"{argument('module_order', ...)}."
+    )
+
+
 def _find_order(
     adapter: PeftAdapter, found: Provenance, architecture: Architecture | None, module_order: Sequence[str] | None
 ) -> _Order:
@@ -99,17 +104,14 @@ def _find_order(
             f"P isn't stored, and {other} beside it holds an adapter with other targets: whichever was first in the "
             "model, the other's P follow its order"
         )
-        hint = (
-            "Give the targeted modules of the adapter that was first, in the order of model.named_modules(), one name "
-            "a line, with --module-order FILE."
-        )
+        hint = order_hint("the targeted modules of the adapter that was first,")
         return _Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=hint)])
     if architecture is None and by_seed is not None:
         return _Order(by_seed, "stored P")
     if architecture is None:
         what = "the seeds of the stored P don't tell it" if adapter.has_projections else "P isn't stored"
         what = f"the order of the modules is in no file: {what}, and no architecture is known"
-        return _Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=WAYS_OUT)])
+        return _Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=ways_out())])
     try:
         names = architecture.sort_modules(adapter.modules)
     except UndeterminedError as error:
@@ -122,7 +124,7 @@ def _find_order(
             f"the stored P say that module {place} is {by_seed[place]}, "
             f"the architecture {architecture.model_type} says {names[place]}",
             where=adapter.file.path,
-            hint="Say which order is right with --module-order FILE (one module name a line).",
+            hint=f"Say which order is right with {argument('module_order', ...)} (one module name a line).",
         )
         return _Order(None, "unknown", [conflict])
     return _Order(names, "architecture")
@@ -132,7 +134,7 @@ def _given_order(adapter: PeftAdapter, by_seed: list[str] | None, names: list[st
     absent = sorted(set(adapter.modules) - set(names))
     if absent:
         raise MismatchError(
-            f"--module-order doesn't name {absent[0]}, which the adapter targets",
+            f"{argument('module_order')} doesn't name {absent[0]}, which the adapter targets",
             where=adapter.file.path,
             hint="List every targeted module, in the order of model.named_modules().",
         )
@@ -140,25 +142,26 @@ def _given_order(adapter: PeftAdapter, by_seed: list[str] | None, names: list[st
     holders = [name for name in holders if name not in adapter.modules]
     if holders:
         raise MismatchError(
-            f"--module-order names {holders[0]}, which holds others that it names and can't be a target",
+            f"{argument('module_order')} names {holders[0]}, which holds others that it names and can't be a target",
             where=adapter.file.path,
             hint="List the targeted modules alone, not all of model.named_modules(): seeds follow their places.",
         )
     notes = []
     if by_seed is not None and by_seed != names:
-        notes.append("the seeds of the stored P tell another order than --module-order, which is followed")
+        named = argument("module_order")
+        notes.append(f"the seeds of the stored P tell another order than {named}, which is followed")
     if not adapter.has_projections and len(names) > len(adapter.modules):
         notes.append(
-            f"--module-order names {len(names) - len(adapter.modules)} modules that the adapter doesn't target: its P "
-            "are drawn as if they were targets of an adapter that was in the model first"
+            f"{argument('module_order')} names {len(names) - len(adapter.modules)} modules that the adapter doesn't "
+            "target: its P are drawn as if they were targets of an adapter that was in the model first"
         )
-    return _Order(names, "--module-order", notes=notes)
+    return _Order(names, "given", notes=notes)
 
 
 def _other_targets(adapter: PeftAdapter) -> Path | None:
     """The adapter in the directory above, where PEFT puts a model's "default" one, if it has other targets."""
     above = adapter.directory.absolute().parent
-    if not any((above / name).is_file() for name in WEIGHTS_NAMES):
+    if adapter.file.path.name not in WEIGHTS_NAMES or not any((above / name).is_file() for name in WEIGHTS_NAMES):
         return None
     try:
         modules = read_adapter(above).modules
@@ -182,29 +185,21 @@ def _find_groups(
     if fitting and all(groups == fitting[0] for groups in fitting):
         return fitting[0], None
     what = (
-        f"{len(adapter.modules)} modules with weight_tying {_tying(adapter):g} don't make the groups "
+        f"{len(adapter.modules)} modules with weight_tying {adapter.config.weight_tying:g} don't make the groups "
         f"{_ranges(sorted(keys))} that the file holds vectors for"
         if not fitting
         else "the groups fit several numberings, each of another adapter that was saved along"
     )
-    hint = (
-        "Was the config edited, or was this adapter added to a model that had another one? Then give that one's "
-        "targeted modules, in the order of model.named_modules(), one name a line, with --module-order FILE."
+    hint = "Was the config edited, or was this adapter added to a model that had another one? " + order_hint(
+        "then that one's targeted modules,"
     )
     return None, MismatchError(what, where=adapter.file.path, hint=hint)
-
-
-def _tying(adapter: PeftAdapter) -> float:
-    """The configured weight tying; without a configuration, the one that gives as many groups as there are vectors."""
-    if adapter.config is not None:
-        return adapter.config.weight_tying
-    return 1.0 - len(adapter.vectors) / len(adapter.modules)
 
 
 def _possible_groups(
     adapter: PeftAdapter, found: Provenance, architecture: Architecture | None, names: list[str]
 ) -> list[dict[str, int]]:
-    tying = _tying(adapter)
+    tying = adapter.config.weight_tying
     own_names = names if found.shared or seed_is_lost(adapter) else [n for n in names if n in adapter.modules]
     own = {name: group_of(i, len(own_names), tying) for i, name in enumerate(own_names) if name in adapter.modules}
     if not adapter.leaked or architecture is None or len(names) > len(adapter.modules):

@@ -13,11 +13,13 @@ Source: peft/tuners/tinylora/layer.py, `_get_layer_seed`, of PEFT 0.19.1, 0.20.0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.lowrank import training_dtype
 from ..core.streams import projection
@@ -25,10 +27,8 @@ from ..errors import UndeterminedError
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.peft_config import TinyLoraConfig
 
-Array = np.ndarray[Any, Any]
-
-#: PEFT's default projection_seed, tried where no configuration says another.
-DEFAULT_SEED = 42
+#: PEFT 0.19 adds hash(adapter name) % 10000 to the seed.
+HASHED_OFFSETS = 10_000
 
 #: How far past its own modules an adapter's offsets are searched: another adapter's numbering may have been longer.
 SEARCH_BEYOND = 1024
@@ -64,21 +64,26 @@ class Provenance:
 
 def provenance(adapter: PeftAdapter) -> Provenance:
     """Match every stored P with the seeds that could have drawn it."""
-    stored = {m: adapter.file.read(f.P.name) for m, f in adapter.modules.items() if f.P is not None}
-    if not stored or len(stored) < len(adapter.modules):
+    if not adapter.modules or not adapter.has_projections:
         return Provenance({}, False)
-    by_shape: dict[tuple[int, ...], dict[str, Array]] = {}
+    stored = stored_projections(adapter)
+    by_shape: dict[tuple[int, ...], dict[str, NDArray[Any]]] = {}
     for module, P in stored.items():
         by_shape.setdefault(P.shape, {})[module] = P
     alike = all(len({P.tobytes() for P in group.values()}) == 1 for group in by_shape.values())
-    seed = adapter.config.projection_seed if adapter.config else DEFAULT_SEED
     offsets: dict[str, tuple[int, ...]] = {}
     for group in by_shape.values():
-        offsets |= _match(group, seed, len(adapter.modules))
+        offsets |= _match(group, adapter.config.projection_seed, len(adapter.modules))
     return Provenance(offsets if any(offsets.values()) else {}, alike and len(stored) > 1)
 
 
-def _match(stored: Mapping[str, Array], seed: int, modules: int) -> dict[str, tuple[int, ...]]:
+def stored_projections(adapter: PeftAdapter) -> dict[str, NDArray[Any]]:
+    """Every P (u, r', r') that the file holds, by module, in the file's dtype."""
+    found = {module: adapter.stored_projection(module) for module in adapter.modules}
+    return {module: P for module, P in found.items() if P is not None}
+
+
+def _match(stored: Mapping[str, NDArray[Any]], seed: int, modules: int) -> dict[str, tuple[int, ...]]:
     """Offsets for P of one shape: first 0 to modules - 1, then further for what that leaves open."""
     found: dict[str, tuple[int, ...]] = {}
     for start, stop in ((0, modules), (modules, modules + SEARCH_BEYOND)):
@@ -88,7 +93,7 @@ def _match(stored: Mapping[str, Array], seed: int, modules: int) -> dict[str, tu
     return found
 
 
-def _search(wanted: Mapping[str, Array], seeds: Sequence[int], first: int) -> dict[str, tuple[int, ...]]:
+def _search(wanted: Mapping[str, NDArray[Any]], seeds: Sequence[int], first: int) -> dict[str, tuple[int, ...]]:
     u, r, _ = next(iter(wanted.values())).shape
     left = dict(wanted)
     found: dict[str, tuple[int, ...]] = {}
@@ -112,7 +117,7 @@ def _search(wanted: Mapping[str, Array], seeds: Sequence[int], first: int) -> di
     return found
 
 
-def _near(drawn: Array, P: Array) -> list[int]:
+def _near(drawn: NDArray[Any], P: NDArray[Any]) -> list[int]:
     """Which of the drawn (n, u, r, r) are P up to the rounding of another machine's float32 functions."""
     unit = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 0.0}[training_dtype(P)]
     flat, target = drawn.reshape(len(drawn), -1), P.reshape(-1)
@@ -134,7 +139,7 @@ def regime(adapter: PeftAdapter, found: Provenance) -> str:
         if 2 * len(known) > len(adapter.modules):  # one that was changed doesn't hide where the others come from
             return "seed-plus-index" if _are_places(known, len(adapter.modules)) else "seed-plus-other-index"
         return "shared-projection" if found.shared or seed_is_lost(adapter) else "stored-projection"
-    if adapter.config is None or adapter.config.peft_version is None:
+    if adapter.config.peft_version is None:
         return "unknown"
     return "shared-projection" if seed_is_lost(adapter) else "seed-plus-index"
 
@@ -148,48 +153,63 @@ def _are_places(offsets: Sequence[tuple[int, ...]], modules: int) -> bool:
 def seed_is_lost(adapter: PeftAdapter) -> bool:
     """Whether the PEFT release that wrote the adapter seeded P with a salted hash: 0.19, and the development versions
     after it, which came before or after the change (peft#3180)."""
-    version = adapter.config.peft_version if adapter.config else None
+    version = adapter.config.peft_version
     return version is not None and re.match(r"0\.19(\D|$)", version) is not None
 
 
-def projections(
-    adapter: PeftAdapter, index: Mapping[str, int] | None, *, stream: str = projection.DEFAULT_STREAM
-) -> dict[str, Array]:
-    """P of every module (u, r', r') in float32: as stored, else drawn as PEFT would draw it.
-
-    A drawn P is rounded to the dtype in which the module was trained, which its A and B tell.
+def drawn_projections(
+    adapter: PeftAdapter,
+    modules: Sequence[str],
+    places: Mapping[str, int],
+    training_dtype: Callable[[str], str],
+    *,
+    stream: str = projection.DEFAULT_STREAM,
+) -> dict[str, NDArray[Any]]:
+    """P (u, r', r') of modules whose P isn't stored, in float32, drawn as PEFT would draw it.
 
     Parameters
     ----------
     adapter : PeftAdapter
-    index : Mapping[str, int], optional
-        Each module's place; not needed where P is stored.
+    modules : sequence of str
+    places : Mapping[str, int]
+        Each module's place among those targeted.
+    training_dtype : callable
+        A module's name to the dtype that it was trained in, to which P is rounded.
     stream : str
-        A name from `core.projection.STREAMS`.
+        A name from `core.streams.projection.STREAMS`.
 
     Raises
     ------
     UndeterminedError
-        If a P has to be drawn and the seed or the module's place can't be known.
+        If the seed can't be known.
     """
-    read = adapter.file.read
-    found = {m: read(f.P.name).astype(np.float32) for m, f in adapter.modules.items() if f.P is not None}
-    if len(found) == len(adapter.modules):
-        return found
     config = require_seed(adapter)
-    if index is None:
-        raise UndeterminedError("P isn't stored and the modules' order isn't known", where=adapter.file.path)
     by_rank: dict[int, list[str]] = {}
-    for module, parts in adapter.modules.items():
-        if module not in found:
-            by_rank.setdefault(parts.rank, []).append(module)
-    for rank, modules in by_rank.items():
-        seeds = [config.projection_seed + index[module] for module in modules]
-        drawn = projection.draw_many(seeds, config.proj_dim, rank, stream=stream)
-        for module, P in zip(modules, drawn, strict=True):
-            parts = adapter.modules[module]
-            found[module] = projection.round_to(P, training_dtype(read(parts.A.name), read(parts.B.name)))
+    for module in modules:
+        by_rank.setdefault(adapter.modules[module].rank, []).append(module)
+    found: dict[str, NDArray[Any]] = {}
+    for rank, alike in by_rank.items():
+        seeds = [config.projection_seed + places[module] for module in alike]
+        drawn = projection.draw_many(seeds, config.u, rank, stream=stream)
+        found |= {m: projection.round_to(P, training_dtype(m)) for m, P in zip(alike, drawn, strict=True)}
     return found
+
+
+def shared_offsets(stored: Mapping[str, NDArray[Any]], seed: int) -> tuple[list[int], Mapping[str, NDArray[Any]]]:
+    """Which of PEFT 0.19's offsets draw the P that most modules share; and that P for each module's shape."""
+    usual: dict[tuple[int, ...], NDArray[Any]] = {}
+    for shape in {P.shape for P in stored.values()}:
+        alike = Counter(P.tobytes() for P in stored.values() if P.shape == shape)
+        usual[shape] = np.frombuffer(alike.most_common(1)[0][0], np.float32).reshape(shape)
+    offsets: set[int] | None = None
+    for shape, P in usual.items():
+        dtype, found = training_dtype(P), set()
+        for stream in KNOWN_STREAMS:
+            drawn = projection.draw_many(range(seed, seed + HASHED_OFFSETS), *shape[:2], stream=stream)
+            same = np.all(projection.round_to(drawn, dtype) == P, axis=(1, 2, 3))
+            found |= {int(offset) for offset in np.flatnonzero(same)}
+        offsets = found if offsets is None else offsets & found
+    return sorted(offsets or ()), {module: usual[P.shape] for module, P in stored.items()}
 
 
 def require_seed(adapter: PeftAdapter) -> TinyLoraConfig:
@@ -201,7 +221,7 @@ def require_seed(adapter: PeftAdapter) -> TinyLoraConfig:
         If the seed can't be known.
     """
     config = adapter.config
-    if config is None or config.peft_version is None:
+    if config.peft_version is None:
         raise UndeterminedError(
             "P isn't stored, and without an adapter_config.json that names its seed and PEFT's version it is lost",
             where=adapter.file.path,

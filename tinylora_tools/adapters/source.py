@@ -1,128 +1,298 @@
-"""Adapters of any kind where PEFT's files are wanted: others by way of a temporary directory."""
+"""What stands at a path, told apart and opened once: PEFT's directory or file (safetensors or pickled), a packed
+adapter, or one of a third-party project; all become the same open adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..errors import UnsupportedError
+from ..bases.base import Base, open_base
+from ..core.streams.projection import DEFAULT_STREAM
+from ..errors import MismatchError, UnsupportedError
+from ..formats import third_party
 from ..formats.checkpoint import is_checkpoint
-from ..formats.packed import packed_at
-from ..formats.peft_adapter import WEIGHTS_NAMES, read_adapter
-from ..output.staging import keep_apart
-from ..progress import Progress
-from .load import named_base
+from ..formats.packed import Packed, as_packed, is_packed
+from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
+from ..formats.peft_keys import is_adapter
+from ..formats.safetensors_file import SafetensorsFile, read_header
+from ..formats.tensors import TensorFile
+from ..formats.third_party import Found
+from ..formats.torch_file import load_pickle, torch_file_of
+from ..progress import NoProgress, Progress
+from ..sources.locate import HUB_PREFIX, locate, locate_base
+from ..wording import argument, call
+from .load import Adapter, ModuleOrder, order_in
 
 if TYPE_CHECKING:
-    from .third_party_options import ForeignOptions
+    from .third_party import Answers
 
 PEFT, PACKED = "peft", "packed"
 
 
-def adapter_kind(path: Path) -> str:
-    """PEFT, PACKED, or another project's dialect: PEFT unless its files say otherwise."""
-    if path.is_dir() and any((path / name).is_file() for name in WEIGHTS_NAMES):
-        return PEFT
-    if packed_at(path) is not None:
-        return PACKED
-    from ..formats import third_party as foreign
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An adapter's files, told apart, with their header read; `open` makes an adapter of it.
 
-    found = foreign.find(path)
-    return found[0] if found else PEFT
+    Attributes
+    ----------
+    path : Path
+        What was named: a directory or a file.
+    form : str
+        "peft", "packed", or another project's dialect.
+    content : PeftAdapter, Packed, Found or Adapter
+        What was read to tell; an Adapter where one was given that is open already.
+    answers : Answers, optional
+        What the user says of a third-party adapter.
+    """
+
+    path: Path
+    form: str
+    content: PeftAdapter | Packed | Found | Adapter
+    answers: Answers | None = field(default=None)
+
+    @property
+    def base_name(self) -> str | None:
+        """What the adapter calls its base; None where it doesn't, or only its whole reading tells."""
+        return None if isinstance(self.content, Found) else self.content.config.base_model_name_or_path
+
+    @property
+    def named_base(self) -> Base | None:
+        """The base that the adapter names, where it is at hand."""
+        content = self.content
+        if isinstance(content, Adapter):
+            return content.base
+        name = self.base_name
+        if isinstance(content, Found) or not name:
+            return None
+        beside = content.path.parent if isinstance(content, Packed) else content.directory
+        found = locate_base(name, content.config.revision, beside)
+        return None if found is None else Base(found)
+
+    def inputs(self, base: Base | None = None) -> list[Path]:
+        """Paths that an output may neither be, nor lie in, nor hold: the adapter's, its base's, and what tells more."""
+        found = [self.path, *(self.answers.files if self.answers else []), *([base.path] if base else [])]
+        named = self.named_base
+        return [*found, named.path] if named is not None and is_checkpoint(named.path) else found
+
+    def open(
+        self,
+        base: Base | None = None,
+        *,
+        module_order: ModuleOrder = None,
+        stream: str | None = None,
+        device: str = "cpu",
+        in_memory: bool = False,
+        keep_weights: bool = False,
+        progress: Progress | None = None,
+    ) -> Adapter:
+        """The open adapter.
+
+        Parameters
+        ----------
+        base : Base, optional
+            Tells the architecture, and gives the weights where factors have to be computed from them; None for the one
+            that the adapter names.
+        module_order, stream
+            As `Adapter`.
+        device : str
+            Where factors are computed, if they have to be.
+        in_memory : bool
+            Read every tensor now, once.
+        keep_weights : bool
+            Keep weights that are read for factors in memory, in `base`, if they fit.
+        progress : Progress, optional
+
+        Raises
+        ------
+        UndeterminedError
+            For what no file tells and nobody said.
+        TinyLoraError
+            For files that are damaged or don't belong together.
+        """
+        progress, content = progress or NoProgress(), self.content
+        if isinstance(content, Adapter):
+            return content.on(base, module_order=module_order, stream=stream)
+        notes: list[str] = []
+        order, drawn_as = order_in(module_order), stream or DEFAULT_STREAM
+        if isinstance(content, Packed):
+            from .unpack import restore  # which needs torch
+
+            base = base or self._base_at_hand(content)
+            header, notes = restore(content, base, device=device, keep_weights=keep_weights, progress=progress)
+        elif isinstance(content, Found):
+            from .third_party import Answers, import_third_party
+
+            header, notes = import_third_party(
+                content,
+                base,
+                self.answers or Answers(),
+                module_order=order,
+                stream=drawn_as,
+                device=device,
+                progress=progress,
+            )
+        else:
+            header = content.in_memory() if in_memory else content
+        named = isinstance(content, PeftAdapter) and self.path.is_dir()
+        return Adapter(
+            header,
+            base=base,
+            module_order=order,
+            stream=drawn_as,
+            imported=tuple(notes),
+            companions=header.directory if named else None,
+        )
+
+    def _base_at_hand(self, packed: Packed) -> Base:
+        found = self.named_base
+        if found is None:
+            raise MismatchError(
+                f"is packed, and its base {packed.config.base_model_name_or_path!r} isn't at hand",
+                where=self.path,
+                hint=name_the_base(self.base_name),
+            )
+        return found
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise UnsupportedError for a third-party adapter, but for one inside a checkpoint."""
-    from ..formats import third_party as foreign
-
-    found = foreign.find(path, checkpoints=False)
-    if found is not None:
-        raise _another(path, found[0])
-
-
-def _another(path: Path, kind: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"is another project's adapter ({kind})",
-        where=path,
-        hint=f"Make it PEFT's first: tinylora convert {path} -o ADAPTER --to peft --base BASE",
-    )
-
-
-@contextmanager
-def in_peft_form(
-    path: Path,
-    base: Path | None,
+def load_adapter(
+    path: str | Path | Adapter,
+    base: str | Path | Base | None = None,
+    module_order: ModuleOrder = None,
     *,
-    output: Path | None = None,
+    stream: str = DEFAULT_STREAM,
     kind: str | None = None,
-    options: ForeignOptions | None = None,
+    settings: Mapping[str, str] | None = None,
+    projection: str | Path | None = None,
+    against: str | Path | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
-) -> Iterator[tuple[Path, list[str]]]:
-    """The very path of an adapter that PEFT wrote, or a temporary directory that another kind is put into; and what to
-    know of the change.
+) -> Adapter:
+    """Open an adapter of any form: PEFT's, packed, or one of six other projects.
 
-    `kind` insists on one. Third-party adapters are taken only with `options`. `output` is what is going to be written:
-    who gets the temporary directory can't tell any more that it would replace an input.
+    Parameters
+    ----------
+    path : str or Path
+        Its directory or file, or a Hub repository, `hf://owner/name`.
+    base : str or Path, optional
+        The base model's directory; where it is None, the one that the adapter names, if that is at hand. A packed
+        adapter, and some of other projects, need its weights.
+    module_order : sequence of str, or the path of a file, optional
+        The targeted modules in the order of `model.named_modules()`, where no known architecture tells it.
+    stream : str
+        Whose arithmetic a P that isn't stored is drawn with.
+    kind : str, optional
+        Insist on a form: "peft", "packed", or another project's name.
+    settings, projection, against
+        Another project's adapter: what its files don't say; a file with its P, where that is lost; a checkpoint that it
+        was merged into, which tells the signs of singular pairs.
+    device : str
+        Where factors are computed, if they have to be.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Adapter
 
     Raises
     ------
-    OutputError
-        If `output` is an input, or the base that the adapter names, lies in one or holds one.
-    UnsupportedError
-        If the adapter is of another kind than `kind`, or a third party's and has to be converted first.
+    FormatError
+        For a damaged file.
+    UndeterminedError
+        For what no file tells.
     TinyLoraError
-        If it can't be had in PEFT's form.
+        For whatever else can't be opened faithfully.
     """
-    found = adapter_kind(path)
-    if output is not None:
-        others = (options.projections, options.against) if options else ()
-        keep_apart(output, [one for one in (path, base, *others) if one is not None])
-    if kind not in (None, found):
+    source = find_source(path, kind=kind, settings=settings or {}, projection=projection, against=against)
+    at = None if base is None else open_base(base)
+    return source.open(at, module_order=module_order, stream=stream, device=device, progress=progress)
+
+
+def find_source(
+    path: str | Path | Source | Adapter,
+    *,
+    kind: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    projection: str | Path | None = None,
+    against: str | Path | None = None,
+) -> Source:
+    """Tell what stands at a path, from headers alone; arguments as `load_adapter`'s. With `settings` (empty ones
+    too), a third-party adapter is taken.
+
+    Raises
+    ------
+    FormatError
+        If nothing is there, or it is damaged.
+    UnsupportedError
+        For an adapter that isn't TinyLoRA, or of another kind than `kind`.
+    """
+    if isinstance(path, Source):
+        return path
+    if isinstance(path, Adapter):
+        return Source(path.path, PEFT, path)
+    at = locate(path)
+    content = _content(at)
+    form = PEFT if isinstance(content, PeftAdapter) else PACKED if isinstance(content, Packed) else content.dialect
+    if kind not in (None, form):
         raise UnsupportedError(
-            f"is of the kind {found}, not {kind}", where=path, hint=f"Say --from {found}, or nothing."
+            f"is of the kind {form}, not {kind}", where=at, hint=f"Say {argument('kind', form)}, or nothing."
         )
-    if found in (PEFT, PACKED) and options is not None and options.needless:
-        raise UnsupportedError(
-            f"is {found}: {options.needless} is for other projects' adapters", where=path, hint="Leave it out."
-        )
-    if found == PEFT:
-        if output is not None:
-            keep_apart_from_base(output, path)
-        yield path, []
-        return
-    if found != PACKED and options is None:
-        raise _another(path, found)
-    with TemporaryDirectory(prefix="tinylora-") as temporary:
-        directory = Path(temporary) / (path.resolve().stem or "adapter")
-        directory.mkdir()
-        notes = _put(path, base, directory, options, progress)
-        if output is not None:
-            keep_apart_from_base(output, directory, path if path.is_dir() else path.parent)
-        yield directory, notes
+    answers = None
+    if settings is None and isinstance(content, Found):
+        raise another_project(at, form)
+    if settings is not None:
+        from .third_party import Answers  # which needs torch, as what it opens does
+
+        answers = Answers(settings, *(None if one is None else locate(one) for one in (projection, against)))
+        if form in (PEFT, PACKED) and answers.needless:
+            what = f"is {form}: {argument(answers.needless)} is for other projects' adapters"
+            raise UnsupportedError(what, where=at, hint="Leave it out.")
+    return Source(at, form, content, answers)
 
 
-def keep_apart_from_base(output: Path, adapter: Path, beside: Path | None = None) -> None:
-    """As `keep_apart`, from the base that the adapter names; `beside` as `named_base`."""
-    base = named_base(read_adapter(adapter), beside)
-    if base is not None and is_checkpoint(base):
-        keep_apart(output, [base])
+def find_sources(paths: Sequence[str | Path | Source | Adapter] | str | Path | Source | Adapter) -> list[Source]:
+    """The same for one or several."""
+    several = [paths] if isinstance(paths, (str, Path, Source, Adapter)) else paths
+    return [find_source(path) for path in several]
 
 
-def _put(
-    path: Path, base: Path | None, directory: Path, options: ForeignOptions | None, progress: Progress | None
-) -> list[str]:
-    from .third_party import import_foreign  # these need torch
-    from .unpack import restore
-    from .write import write_adapter
+def open_file(path: Path) -> TensorFile | Found | Packed:
+    """What is in a file that is named by itself: an adapter's or a checkpoint's tensors, a packed adapter, or one of
+    another project."""
+    content = read_header(path, keep_open=True) if path.suffix == ".safetensors" else load_pickle(path)
+    if isinstance(content, SafetensorsFile) and is_packed(content.metadata):
+        return as_packed(content)
+    if (found := third_party.recognise(path, content)) is not None:
+        return found
+    return content if isinstance(content, SafetensorsFile) else torch_file_of(path, content)
 
-    packed = packed_at(path)
-    if packed is not None:
-        tensors, config = restore(packed, base, device=options.device if options else "cpu", progress=progress)
-        write_adapter(directory, tensors, config, {})
-        return []
-    adapter = import_foreign(path, base, options, progress)
-    write_adapter(directory, adapter.tensors, adapter.config, adapter.metadata)
-    return adapter.warnings
+
+def adapter_of(path: Path, file: TensorFile) -> Source | None:
+    """The adapter in an open file; None where its tensors are none of one."""
+    return Source(path, PEFT, adapter_in(path, file)) if is_adapter(file.tensors) else None
+
+
+def another_project(path: Path, dialect: str) -> UnsupportedError:
+    """What to say of a third-party adapter where only PEFT's and packed ones are taken."""
+    return UnsupportedError(
+        f"is another project's adapter ({dialect})",
+        where=path,
+        hint=f"Make it PEFT's first: {call('to_peft', path, 'ADAPTER', base=...)}",
+    )
+
+
+def name_the_base(name: str | None) -> str:
+    """What to do where a base isn't at hand."""
+    hint = f"Give the base's directory with {argument('base', ...)}"
+    if name and name.count("/") == 1:
+        hint += f", or download it with {argument('base', HUB_PREFIX + name)}"
+    return f"{hint}."
+
+
+def _content(path: Path) -> PeftAdapter | Packed | Found:
+    if path.is_dir():
+        peft = any((path / name).is_file() for name in WEIGHTS_NAMES)
+        return (None if peft else third_party.find(path)) or read_adapter(path)
+    content = open_file(path)
+    return content if isinstance(content, (Packed, Found)) else adapter_in(path, content)

@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..bases.modules import ModelModules
-from ..bases.selection import Selection, Targets, shortest_targets
+from ..bases.base import Base
+from ..bases.modules import ModelModules, open_model
+from ..bases.selection import shortest_targets
+from ..core.streams.projection import DEFAULT_STREAM
 from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError, UndeterminedError
-from ..formats.checkpoint import Checkpoint, read_checkpoint
-from ..formats.peft_adapter import factor_key, vector_key
-from ..formats.third_party import read
-from ..formats.third_party.adapter import Array, ForeignAdapter
-from ..ops.create.plan import Settings, base_name, config_json, open_model
-from ..progress import NoProgress, Progress
+from ..formats import third_party
+from ..formats.memory_file import MemoryFile
+from ..formats.peft_adapter import PeftAdapter, sort_keys
+from ..formats.peft_config import TinyLoraConfig
+from ..formats.peft_keys import factor_key, vector_key
+from ..formats.third_party import Found
+from ..formats.third_party.adapter import ThirdPartyAdapter
+from ..progress import Progress
 from ..sources.locate import locate_base
+from ..wording import argument
 from .third_party_factors import ComputedFactors, Projections, StoredFactors, dtype_in_forward, rounded
-from .third_party_options import ForeignOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
-    """An adapter as PEFT's file and configuration would have it."""
+class Answers:
+    """What a third-party adapter's files don't tell, and its user does.
 
-    tensors: dict[str, Array]
-    config: dict[str, Any]
-    metadata: dict[str, str]
-    warnings: list[str]
+    `settings` are the dialect's own; `projection` is a file with P; `against` a checkpoint that the adapter was merged
+    into, which tells the signs of singular pairs.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    projection: Path | None = None
+    against: Path | None = None
+
+    @property
+    def needless(self) -> str | None:
+        """The argument that PEFT's and packed adapters have no use for, where one is given."""
+        return next((name for name in ("settings", "projection", "against") if getattr(self, name)), None)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in (self.projection, self.against) if path is not None]
 
 
-def import_foreign(
-    path: Path, base: Path | None, options: ForeignOptions | None = None, progress: Progress | None = None
-) -> Imported:
-    """Read a third-party adapter and express it in PEFT's form.
+def import_third_party(
+    found: Found,
+    base: Base | None,
+    answers: Answers,
+    *,
+    module_order: Sequence[str] | None = None,
+    stream: str = DEFAULT_STREAM,
+    device: str = "cpu",
+    progress: Progress,
+) -> tuple[PeftAdapter, list[str]]:
+    """A third-party adapter as PEFT's file and configuration would have it; and what to know of the change.
 
     Raises
     ------
@@ -47,75 +71,88 @@ def import_foreign(
     TinyLoraError
         For files that are damaged, or that don't belong together.
     """
-    options = options or ForeignOptions()
-    adapter = read(path, options.settings)
-    checkpoint = _base_of(adapter, base)
-    names, model = _in_order(adapter, checkpoint, options.module_order)
+    adapter = third_party.read(found, answers.settings)
+    named = base
+    if base is None and adapter.base_model and (at := locate_base(adapter.base_model, None, adapter.path.parent)):
+        base = Base(at)
+    names, model = _in_order(adapter, base, module_order)
     groups = adapter.groups(names)
     vectors = _vectors(adapter, names, groups, model)
-    tensors, notes = _factors(adapter, checkpoint, model, names, vectors, options, progress or NoProgress())
+    P = Projections(adapter, names, answers.projection, stream)
+    tensors, notes = _factors(
+        adapter, base, model, names, vectors, P, device=device, answers=answers, progress=progress
+    )
     tying, numbers = _tying(groups)
     if any(not np.array_equal(vectors[n], vectors[m]) for n, m in _pairs(names, numbers)):
         tying, numbers = 0.0, list(range(len(names)))  # rounded to the dtypes of several weights
     tensors |= {vector_key(number): vectors[name] for name, number in zip(names, numbers, strict=True)}
-    targets = tuple(sorted(names)) if model is None else shortest_targets(names, model)
-    settings = Settings(Targets(targets), rank=adapter.rank, proj_dim=adapter.proj_dim, weight_tying=tying)
-    config = config_json(settings, Selection((), targets), base_name(base) if base else adapter.base_model)
-    if model is not None and model.architecture and model.architecture.class_name.endswith("ForCausalLM"):
-        config["task_type"] = "CAUSAL_LM"
+    config = TinyLoraConfig(
+        r=adapter.rank,
+        u=adapter.proj_dim,
+        weight_tying=tying,
+        target_modules=tuple(sorted(names)) if model is None else shortest_targets(names, model),
+        base_model_name_or_path=named.name if named else adapter.base_model,
+        task_type="CAUSAL_LM" if _is_causal(model) else None,
+    )
     if len(set(numbers)) > len(set(groups)):
         notes.append(
             f"PEFT can't tie modules as this adapter's {len(set(groups))} groups do: each of the {len(names)} modules "
             "gets a copy of its vector. The update is the same; trained on, the copies would part"
         )
-    if config["base_model_name_or_path"] is None:
-        notes.append("no file says what the base is: name it with --base, and the configuration will")
-    return Imported(tensors, config, {"converted_from": adapter.dialect}, [*adapter.notes, *notes])
+    if config.base_model_name_or_path is None:
+        notes.append(f"no file says what the base is: name it with {argument('base')}, and the configuration will")
+    as_peft = replace(config, raw=config.to_json())
+    file = MemoryFile(adapter.path, tensors, {"converted_from": adapter.dialect})
+    return sort_keys(found.path, file, as_peft), [*adapter.notes, *notes]
 
 
-def _base_of(adapter: ForeignAdapter, base: Path | None) -> Checkpoint | None:
-    """The base that the user names, or that the adapter does and is at hand."""
-    if base is None and adapter.base_model:
-        base = locate_base(adapter.base_model, None, adapter.path.parent)
-    return read_checkpoint(base) if base is not None else None
+def _is_causal(model: ModelModules | None) -> bool:
+    return (
+        model is not None and model.architecture is not None and model.architecture.class_name.endswith("ForCausalLM")
+    )
 
 
 def _in_order(
-    adapter: ForeignAdapter, base: Checkpoint | None, order: Sequence[str] | None
+    adapter: ThirdPartyAdapter, base: Base | None, order: Sequence[str] | None
 ) -> tuple[list[str], ModelModules | None]:
     """The modules in named_modules() order, and the model that they are of, where one is at hand."""
-    checkpoint, listed = base or adapter.checkpoint, list(adapter.names or ())
+    listed = list(adapter.names or ())
     told = bool(listed) and (adapter.ordered or len(adapter.vectors) == 1)  # one vector: places don't matter
-    if checkpoint is None:
+    if base is None and adapter.checkpoint is not None:
+        base = Base(adapter.checkpoint.path)
+        base.checkpoint = adapter.checkpoint
+    if base is None:
         if order is None and not told:
             raise UndeterminedError(
                 "which modules it adapts, or in what order, isn't in the file",
                 where=adapter.path,
-                hint="Name the base that it was trained on with --base.",
+                hint=_name_the_base(),
             )
         absent = [name for name in listed if order is not None and name not in order]
         if absent or (order is not None and not listed):
             raise UndeterminedError(
-                f"--module-order doesn't name {absent[0]}, which is adapted" if absent else "the base isn't at hand",
+                f"{argument('module_order')} doesn't name {absent[0]}, which is adapted"
+                if absent
+                else "the base isn't at hand",
                 where=adapter.path,
-                hint="List every module in the order of model.named_modules()." if absent else "Name it with --base.",
+                hint="List every module in the order of model.named_modules()." if absent else _name_the_base(),
             )
         return (listed if order is None else [name for name in order if name in listed]), None
-    model = open_model(checkpoint, module_order=order, numbered=not told)
+    model = open_model(base, module_order=order, numbered=not told)
     names = [m.name for m in model.modules.values() if m.kind == "Linear" and adapter.adapts(m.name)]
     absent = sorted(set(listed) - set(names))
     if absent or not names:
         raise MismatchError(
             f"has no linear layer {absent[0]}, which the adapter adapts" if absent else "has no layer that is adapted",
-            where=checkpoint.path,
+            where=base.path,
             hint="Is this the base that the adapter was trained on?",
         )
     return (listed if adapter.ordered else names), model
 
 
 def _vectors(
-    adapter: ForeignAdapter, names: Sequence[str], groups: Sequence[int], model: ModelModules | None
-) -> dict[str, Array]:
+    adapter: ThirdPartyAdapter, names: Sequence[str], groups: Sequence[int], model: ModelModules | None
+) -> dict[str, NDArray[Any]]:
     """Each module's v in float32, rounded as its forward pass rounds it."""
     found = {}
     for name, group in zip(names, groups, strict=True):
@@ -134,35 +171,37 @@ def _vectors(
 
 
 def _factors(
-    adapter: ForeignAdapter,
-    base: Checkpoint | None,
+    adapter: ThirdPartyAdapter,
+    base: Base | None,
     model: ModelModules | None,
     names: Sequence[str],
-    vectors: Mapping[str, Array],
-    options: ForeignOptions,
+    vectors: Mapping[str, NDArray[Any]],
+    P: Projections,
+    *,
+    device: str,
+    answers: Answers,
     progress: Progress,
-) -> tuple[dict[str, Array], list[str]]:
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """A, B and P of every module by PEFT's keys, and what to know of them."""
-    P = Projections(adapter, names, options.projections, options.stream)
-    device = check_device(options.device, "Leave --device out to compute on the CPU.")
+    where = check_device(device)
     stored, computed, notes = StoredFactors(adapter, P, base), None, []
     if adapter.frozen(names[0]) is None:
         if base is None or model is None:
             raise UndeterminedError(
                 "its factors have to be computed from the base's weights, which aren't at hand",
                 where=adapter.path,
-                hint="Name the base that it was trained on with --base.",
+                hint=_name_the_base(),
             )
-        computed = ComputedFactors(adapter, P, base, device, options.against)
-        if options.against is None:
+        computed = ComputedFactors(adapter, P, base, where, answers.against)
+        if answers.against is None:
             notes.append(
-                f"the signs of singular pairs are in no file: they are those of torch.linalg.svd on {device}, as the "
+                f"the signs of singular pairs are in no file: they are those of torch.linalg.svd on {where}, as the "
                 "project's own loader finds them there. Training elsewhere may have met others, and another update: "
-                "check with --against MERGED, a checkpoint that the adapter was merged into"
+                f"check with {argument('against', ...)}, a checkpoint that the adapter was merged into"
             )
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     cost = {name: model.modules[name].tensor.nbytes if model else 1 for name in names}
-    progress.start(sum(cost.values()))
+    progress.start("Factoring", sum(cost.values()))
     for name in names:
         progress.at(name)
         module, frozen = model.modules[name] if model else None, adapter.frozen(name)
@@ -178,6 +217,10 @@ def _factors(
             tensors[factor_key(name, part)] = np.ascontiguousarray(values)
         progress.advance(cost[name])
     return tensors, notes
+
+
+def _name_the_base() -> str:
+    return f"Name the base that it was trained on with {argument('base')}."
 
 
 def _pairs(names: Sequence[str], numbers: Sequence[int]) -> Iterator[tuple[str, str]]:

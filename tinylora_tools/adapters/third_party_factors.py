@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ..bases.base import Base
 from ..bases.modules import Module
-from ..bases.weights import as_matrix, read_weight
+from ..bases.weights import as_matrix
 from ..core.lowrank import projected
 from ..core.other_forms import best_signs, evenly, rooted
 from ..core.streams import projection
@@ -17,9 +20,10 @@ from ..core.svd.triplets import library_triplets, top_triplets
 from ..core.torch_arrays import array_of
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint, read_tensor_file
-from ..formats.peft_adapter import factor_key
+from ..formats.peft_keys import factor_key
 from ..formats.tensors import DTYPE_OF, FLOAT_NAMES, float_dtype
-from ..formats.third_party.adapter import Array, ForeignAdapter, Frozen
+from ..formats.third_party.adapter import Frozen, ThirdPartyAdapter
+from ..wording import argument
 
 #: How far an observed update may be from the adapter's, over its norm, for its signs to be believed: a merge into
 #: 16-bit weights rounds away most of a small one.
@@ -31,15 +35,15 @@ _SURE = 4.0
 #: Pairs whose signs are tried in all combinations.
 _MOST_PAIRS = 12
 
-Converted = tuple[Array, Array, Array]
+Converted = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
-def rounded(values: Array, dtype: str) -> Array:
+def rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Values in float32 after they went through another dtype."""
     return values.astype(np.float32).astype(float_dtype(dtype)).astype(np.float32)
 
 
-def dtype_in_forward(adapter: ForeignAdapter, module: Module | None) -> str:
+def dtype_in_forward(adapter: ThirdPartyAdapter, module: Module | None) -> str:
     """The dtype that a module's factors, P and v have in the project's forward pass."""
     if adapter.trained_in != "weight":
         return adapter.trained_in
@@ -50,23 +54,25 @@ def dtype_in_forward(adapter: ForeignAdapter, module: Module | None) -> str:
 class Projections:
     """Each module's P (u, r, r): stored, supplied in a file, or drawn."""
 
-    def __init__(self, adapter: ForeignAdapter, names: Sequence[str], file: Path | None, stream: str) -> None:
+    def __init__(self, adapter: ThirdPartyAdapter, names: Sequence[str], file: Path | None, stream: str) -> None:
         self._adapter, self._stream = adapter, stream
         self._place = {name: i for i, name in enumerate(names)}
         self._file = read_tensor_file(file) if file else None
         self._seeds = adapter.seeds(names)
         stored = adapter.projection(names[0]) is not None
         if stored and file is not None:
-            raise UnsupportedError("P is in the adapter's own file", where=adapter.path, hint="Leave --projection out.")
+            raise UnsupportedError(
+                "P is in the adapter's own file", where=adapter.path, hint=f"Leave {argument('projection')} out."
+            )
         if not stored and self._file is None and self._seeds is None:
             raise UndeterminedError(
                 adapter.lost_projection(),
                 where=adapter.path,
-                hint="If somebody kept P, give it with --projection FILE: a tensor under each module's name. Else the "
-                "adapter can't be had back.",
+                hint=f"If somebody kept P, give it with {argument('projection', ...)}: a tensor under each module's "
+                "name. Else the adapter can't be had back.",
             )
 
-    def of(self, name: str, rank: int, dtype: str) -> Array:
+    def of(self, name: str, rank: int, dtype: str) -> NDArray[Any]:
         """P in float32, as the module's forward pass has it in `dtype`."""
         adapter = self._adapter
         if self._file is not None:
@@ -82,7 +88,7 @@ class Projections:
             raise MismatchError(f"{name}: P is {P.shape}, expected {expected}", where=where)
         return rounded(P, dtype)
 
-    def _supplied(self, name: str) -> Array:
+    def _supplied(self, name: str) -> NDArray[Any]:
         keys = (name, f"{name}.P", factor_key(name, "P"))
         if self._file is None or not (found := [key for key in keys if key in self._file.tensors]):
             raise MismatchError(
@@ -96,7 +102,7 @@ class Projections:
 class StoredFactors:
     """Conversion of modules whose factors are in the adapter's files."""
 
-    def __init__(self, adapter: ForeignAdapter, P: Projections, base: Checkpoint | None) -> None:
+    def __init__(self, adapter: ThirdPartyAdapter, P: Projections, base: Base | None) -> None:
         self._adapter, self._P, self._base = adapter, P, base
 
     def convert(self, name: str, frozen: Frozen, module: Module | None) -> Converted:
@@ -113,7 +119,7 @@ class StoredFactors:
                 hint="Is this the base that the adapter was trained on?",
             )
         if module is not None and self._base is not None and self._adapter.checkpoint is not None:
-            _require_equal(self._adapter.checkpoint, self._base, module)
+            _require_equal(self._adapter.checkpoint, self._base.checkpoint, module)
         P = self._P.of(name, rank, "float32")
         if frozen.rooted and frozen.S is not None:
             A, B = rooted(frozen.left, frozen.S, frozen.right)
@@ -127,21 +133,21 @@ class ComputedFactors:
 
     def __init__(
         self,
-        adapter: ForeignAdapter,
+        adapter: ThirdPartyAdapter,
         P: Projections,
-        base: Checkpoint,
+        base: Base,
         device: torch.device,
         against: Path | None,
     ) -> None:
         self._adapter, self._P, self._base, self._device = adapter, P, base, device
         self._against = read_checkpoint(against) if against else None
 
-    def convert(self, name: str, v: Array, module: Module) -> Converted:
+    def convert(self, name: str, v: NDArray[Any], module: Module) -> Converted:
         """A (r, in), B (out, r) and P (u, r, r) in float32; v (u,) is what the module's group trained."""
         adapter = self._adapter
         dtype, scale = dtype_in_forward(adapter, module), adapter.scale(name)
         P = self._P.of(name, module.rank(adapter.rank), dtype)
-        stored = read_weight(self._base, module)
+        stored = self._base.checkpoint.read(module.tensor.name)
         W = as_matrix(stored, module, self._device)
         try:
             if self._against is None:
@@ -162,22 +168,24 @@ class ComputedFactors:
 def _require_equal(own: Checkpoint, base: Checkpoint, module: Module) -> None:
     """Raise MismatchError where the weight that an adapter's checkpoint brings isn't the base's."""
     key = f"{module.name}.weight"
-    mine, theirs = own.shards[own.shard_of[key]].read(key) if key in own else None, read_weight(base, module)
+    mine, theirs = own.read(key) if key in own else None, base.read(module.tensor.name)
     known = mine is not None and mine.dtype.name in DTYPE_OF
     if mine is None or not known or not np.array_equal(mine.astype(np.float32), theirs.astype(np.float32)):
         raise MismatchError(
             f"{key} isn't the base's",
             where=own.path,
-            hint="Name the base that the adapter was trained on, or leave --base out.",
+            hint=f"Name the base that the adapter was trained on, or leave {argument('base')} out.",
         )
 
 
-def _signs_of(merged: Checkpoint, module: Module, stored: Array, triplets: Converted, R: Array) -> Array:
+def _signs_of(
+    merged: Checkpoint, module: Module, stored: NDArray[Any], triplets: Converted, R: NDArray[Any]
+) -> NDArray[Any]:
     """The signs with which U S R Vh is what a merged checkpoint adds to the weight, (r,)."""
     key = module.tensor.name
     if key not in merged or merged.info(key).shape != stored.shape:
         raise MismatchError(f"has no tensor {key} like the base's", where=merged.path, hint="Name the merged model.")
-    delta = merged.shards[merged.shard_of[key]].read(key).astype(np.float64) - stored.astype(np.float64)
+    delta = merged.read(key).astype(np.float64) - stored.astype(np.float64)
     U, S, Vh = (part.astype(np.float64) for part in triplets)
     if len(S) > _MOST_PAIRS:
         raise UnsupportedError(f"{len(S)} pairs have too many signs to try; at most {_MOST_PAIRS}", where=merged.path)
@@ -193,7 +201,7 @@ def _signs_of(merged: Checkpoint, module: Module, stored: Array, triplets: Conve
             f"{module.name}: what the merged checkpoint adds to the base isn't the update, whatever the signs "
             f"(off by {off:.2g} of its norm)",
             where=merged.path,
-            hint="Is it this adapter's merge, and are --base and the settings right? In 16 bits small updates are "
-            "rounded away: a float32 merge tells more.",
+            hint=f"Is it this adapter's merge, and are {argument('base')} and the settings right? In 16 bits small "
+            "updates are rounded away: a float32 merge tells more.",
         )
     return d

@@ -4,61 +4,56 @@ digests of what came of them after."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..bases.canonical import canonical_of, content_mark, digest_of, drawn_projection, long, modules_of, weights_mark
+from ..bases.base import Base
+from ..bases.canonical import canonical_of, modules_of, weights_mark
+from ..bases.held import hold
 from ..bases.modules import Module
 from ..core.streams import projection
 from ..core.svd.canonical import Canonical
 from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
-from ..formats.checkpoint import read_checkpoint
-from ..formats.packed import CONTENT, INDEX, VALUE, Array, Packed
-from ..formats.peft_adapter import factor_key, vector_key
+from ..formats.memory_file import MemoryFile
+from ..formats.packed import CONTENT, INDEX, VALUE, Packed, content_mark, digest_of, long
+from ..formats.peft_adapter import PeftAdapter, sort_keys
+from ..formats.peft_keys import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
-from ..progress import NoProgress, Progress
-from ..sources.locate import locate_base
+from ..progress import Progress
 
 
 def restore(
-    packed: Packed, base: Path | None, *, device: str = "cpu", progress: Progress | None = None
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The tensors and the configuration of a packed adapter, from the base's weights.
+    packed: Packed, base: Base, *, device: str = "cpu", keep_weights: bool = False, progress: Progress
+) -> tuple[PeftAdapter, list[str]]:
+    """A packed adapter as PEFT's file and configuration would have it, from the base's weights; and what to know.
+
+    With `keep_weights` the weights stay in memory, in `base`, for who reads them again: where they fit.
 
     Raises
     ------
     MismatchError
-        If the base isn't at hand or its weights aren't those that the adapter was packed with, or if what came of them
-        has other digests.
+        If the base's weights aren't those that the adapter was packed with, or if what came of them has other digests.
     FormatError
         If the file was changed, or contradicts itself.
     """
     check_content(packed)
-    config = dict(packed.config)
-    where = check_device(device, "Leave --device out to compute on the CPU.")
-    base = base or locate_base(str(config["base_model_name_or_path"] or ""), config["revision"], packed.path.parent)
-    if base is None:
-        raise MismatchError(
-            f"is packed, and its base {config['base_model_name_or_path']!r} isn't at hand",
-            where=packed.path,
-            hint="Name it with --base DIR or --base hf://owner/name.",
-        )
-    checkpoint = read_checkpoint(base)
-    modules = modules_of(checkpoint, config, packed.names("modules"), packed.path)
+    where = check_device(device)
+    modules = modules_of(base, packed.config, packed.names("modules"), packed.path)
     dtypes = _one_each(packed, "dtypes", len(modules))
-    if weights_mark(checkpoint, modules) != packed.text("weights"):
+    notes = hold(base, modules) if keep_weights else []
+    if weights_mark(base.checkpoint.read, modules) != packed.text("weights"):
         raise MismatchError(
             "the base's weights aren't those that the adapter was packed with",
-            where=base,
+            where=base.path,
             hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
         )
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
-    canonical = canonical_of(checkpoint, modules, config["r"], dtype_of, where, progress or NoProgress())
-    return rebuilt(packed, modules, canonical), config
+    canonical = canonical_of(base, modules, packed.config.r, dtype_of, device=where, progress=progress)
+    return sort_keys(packed.path, MemoryFile(packed.path, rebuilt(packed, modules, canonical)), packed.config), notes
 
 
 def check_content(packed: Packed) -> None:
@@ -72,12 +67,11 @@ def check_content(packed: Packed) -> None:
         )
 
 
-def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, Array]:
+def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, NDArray[Any]]:
     """The tensors of a packed adapter, from the canonical factors of its modules; raises as `restore`."""
-    config = packed.config
     dtypes = _one_each(packed, "dtypes", len(modules))
     A, B = _factors(packed, modules, canonical)
-    P = _projections(packed, modules, dtypes, config)
+    P = _projections(packed, modules, dtypes)
     for name, arrays in (("A", A), ("B", B), ("P", P)):
         if digest_of(arrays) != packed.text(name):
             raise MismatchError(
@@ -86,7 +80,7 @@ def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, C
                 hint="The file was changed, or this machine computes otherwise: tell us its kind of processor.",
             )
     stored = _one_each(packed, "stored", len(modules))
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for number, module in enumerate(modules):
         dtype = float_dtype(stored[number])
         tensors[factor_key(module.name, "A")] = A[number].astype(dtype)
@@ -94,7 +88,7 @@ def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, C
         if packed.holds_projections:
             tensors[factor_key(module.name, "P")] = P[number].astype(dtype)
     groups = packed.numbers("groups") or [
-        group_of(i, len(modules), config["weight_tying"]) for i in range(len(modules))
+        group_of(i, len(modules), packed.config.weight_tying) for i in range(len(modules))
     ]
     vectors = packed.vectors
     if not set(groups) <= vectors.keys():
@@ -118,7 +112,7 @@ def _one_each(packed: Packed, name: str, count: int) -> list[str]:
 
 def _factors(
     packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]
-) -> tuple[list[Array], list[Array]]:
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Canonical factors with the packed signs and corrections."""
     ranks = [len(canonical[m.name].A) for m in modules]
     bits = np.unpackbits(np.frombuffer(long(packed.text("signs")), np.uint8))
@@ -143,17 +137,15 @@ def _factors(
     return parts[0::2], parts[1::2]
 
 
-def _projections(
-    packed: Packed, modules: Sequence[Module], dtypes: list[str], config: Mapping[str, Any]
-) -> list[Array]:
+def _projections(packed: Packed, modules: Sequence[Module], dtypes: list[str]) -> list[NDArray[Any]]:
     places = packed.numbers("P_of")
     if places is not None:
         own = packed.own_projections
         if len(places) != len(modules) or not set(places) <= own.keys():
             raise FormatError("lacks a P", where=packed.path, hint="Pack the adapter again.")
         return [own[place] for place in places]
-    stream, seed = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), config["projection_seed"]
+    stream, config = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), packed.config
     return [
-        drawn_projection(seed + number, config["u"], module.rank(config["r"]), dtype, stream)
+        projection.draw_rounded(config.projection_seed + number, config.u, module.rank(config.r), dtype, stream=stream)
         for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True))
     ]

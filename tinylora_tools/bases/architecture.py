@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from ..errors import UndeterminedError
+from ..wording import argument
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 #: What the classes that PEFT's task types ask for end in.
@@ -27,9 +28,6 @@ _TASK_CLASSES = {
     "TOKEN_CLS": ("ForTokenClassification",),
     "QUESTION_ANS": ("ForQuestionAnswering",),
 }
-
-#: PEFT's task types.
-TASK_TYPES = (*_TASK_CLASSES, "FEATURE_EXTRACTION")
 
 Scaling = Literal["buffer", "number"]
 
@@ -123,8 +121,7 @@ class Architecture:
             raise UndeterminedError(
                 f"transformers' {self.model_type} has no module {unknown[0]}"
                 + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
-                hint="Give the targeted modules in the order of model.named_modules(), one name a line, with "
-                "--module-order FILE.",
+                hint=order_hint(),
             )
         orders = [sorted(names, key=generation.sort_key) for generation in knowing]
         for generation, order in zip(knowing[1:], orders[1:], strict=True):
@@ -132,7 +129,7 @@ class Architecture:
                 raise UndeterminedError(
                     f"transformers {knowing[0].release} and {generation.release} order these modules of "
                     f"{self.model_type} differently",
-                    hint="Say with --module-order FILE which order the adapter was trained with.",
+                    hint=f"Say with {argument('module_order', ...)} which order the adapter was trained with.",
                 )
         return orders[0]
 
@@ -191,7 +188,7 @@ class Architecture:
             if self.scale_embedding is None:
                 raise UndeterminedError(
                     f"{module} may be scaled by sqrt(hidden_size), which the base's config.json says",
-                    hint="Name the base's directory with --base.",
+                    hint=f"Name the base's directory with {argument('base')}.",
                 )
             return "number" if self.scale_embedding else None
         found = {pattern in g.scaled for g in knowing}
@@ -199,13 +196,18 @@ class Architecture:
             raise UndeterminedError(
                 f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
                 "behind that, and by the model under 4, so the update depends on where the adapter was trained",
-                hint="Say under which with --transformers 4 or --transformers 5.",
+                hint=f"Say under which with {argument('release', '4')} or {argument('release', '5')}.",
             )
         return "buffer" if found == {True} else None
 
     def ties(self, parameter: str) -> Tie | None:
         """The group that a parameter, by its name in the model, is tied in."""
         return next((tie for tie in self._ties if parameter in tie.members), None)
+
+
+def order_hint(which: str = "the targeted modules") -> str:
+    """How to give an order that no file tells."""
+    return f"Give {which} in the order of model.named_modules(), one name a line, with {argument('module_order', ...)}."
 
 
 def generalised(name: str) -> str:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import TensorInfo
-from .architecture import Architecture, Generation, generalised
+from ..wording import argument
+from .architecture import Architecture, Generation, for_task, generalised, order_hint
+from .base import Base
+from .quantization import refuse_quantized
 from .tensor_names import is_tied
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -186,7 +189,7 @@ def _checked(order: Sequence[str], found: Mapping[str, Module], base: Checkpoint
     absent = [name for name in order if name not in found]
     if absent:
         raise MismatchError(
-            f"--module-order names {absent[0]}, which has no weight matrix in the checkpoint",
+            f"{argument('module_order')} names {absent[0]}, which has no weight matrix in the checkpoint",
             where=base.path,
             hint="Give names as model.named_modules() lists them.",
         )
@@ -201,6 +204,68 @@ def require_order(model: ModelModules, base: Checkpoint) -> None:
         raise UndeterminedError(
             f"{known}, and with it the order of modules, which their seeds and groups follow",
             where=base.path,
-            hint="Give the targeted modules in the order of model.named_modules(), one name a line, with "
-            "--module-order FILE.",
+            hint=order_hint(),
         )
+
+
+def open_model(
+    base: Base,
+    *,
+    task_type: str | None = None,
+    release: str | None = None,
+    module_order: Iterable[str] | None = None,
+    numbered: bool = True,
+) -> ModelModules:
+    """The model that a base is loaded into, of the class for the task; `numbered` asks for its modules' order.
+
+    Raises
+    ------
+    UnsupportedError
+        If the base is quantized.
+    UndeterminedError
+        If the order isn't known and has to be.
+    """
+    refuse_quantized(base.checkpoint)
+    architecture = architecture_for(base, task_type)
+    order = None if module_order is None else list(module_order)
+    try:
+        model = model_modules(base.checkpoint, architecture, release=release, module_order=order)
+    except UndeterminedError:
+        if numbered:
+            raise
+        model = model_modules(base.checkpoint, None)
+    if numbered:
+        require_order(model, base.checkpoint)
+    return model
+
+
+def architecture_for(base: Base, task_type: str | None) -> Architecture | None:
+    """The base's architecture with its class for one of PEFT's task types, where it has one."""
+    found = base.architecture
+    return found if found is None or task_type is None else for_task(found, task_type) or found
+
+
+def undetermined_vectors(names: Sequence[str]) -> list[str]:
+    """A note where weights don't determine their singular vectors."""
+    if not names:
+        return []
+    return [
+        f"{_and_more(names)}: singular values lie so close together (or to zero) that the weight doesn't determine "
+        "their vectors. Keep the factors that an adapter was trained with: computed again elsewhere, they would differ"
+    ]
+
+
+def reduced_ranks(modules: Sequence[Module], rank: int) -> list[str]:
+    """A note where weights are smaller than the rank that is asked for."""
+    smaller = [module for module in modules if module.rank(rank) < rank]
+    if not smaller:
+        return []
+    first = smaller[0]
+    return [
+        f"{_and_more([m.name for m in smaller])}: r={rank} is more than the {first.out_features} x {first.in_features} "
+        f"weight has; reduced to {first.rank(rank)}, as PEFT does"
+    ]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")

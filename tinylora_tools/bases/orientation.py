@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
-from ..core.base_check import OTHER_WEIGHT
-from ..core.residual import Triplets, residual_of
+from numpy.typing import NDArray
+
+from ..core.residual import OTHER_WEIGHT, Triplets, residual_of
 from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.peft_adapter import PeftAdapter
 from .tensor_names import BaseNames
 
 
-def is_transposed(names: BaseNames, adapter: PeftAdapter, module: str, expected: tuple[int, int], key: str) -> bool:
+def is_transposed(
+    names: BaseNames,
+    module: str,
+    expected: tuple[int, int],
+    key: str,
+    *,
+    triplets: Callable[[], Triplets],
+    weight: Callable[[], NDArray[Any]] | None = None,
+) -> bool:
     """Whether a weight is stored (in, out). The layer's type decides, or else the shape, or for a square weight the
-    weight itself; never the flag in the adapter's configuration, which is what the last layer left there."""
+    weight itself; never the flag in the adapter's configuration, which is what the last layer left there.
+
+    Parameters
+    ----------
+    names : BaseNames
+    module : str
+    expected : (out, in)
+        Of the adapter's factors.
+    key : str
+        The weight's name in the base.
+    triplets : callable
+        The adapter's singular triplets of it, asked for only where the weight has to decide.
+    weight : callable, optional
+        What an adapter brings in its place.
+
+    Raises
+    ------
+    MismatchError
+        If the shapes don't fit.
+    UndeterminedError
+        If nothing decides.
+    """
     shape, kind = names.base.info(key).shape, names.kind(module)
     if kind is None and shape == expected == expected[::-1]:
-        return _fits_transposed(names.base, adapter, module, key)
+        W = weight() if weight is not None else names.base.read(key)
+        return _fits_transposed(names.base, module, W, triplets())
     transposed = kind == "Conv1D" if kind is not None else shape != expected
     if shape != (expected[::-1] if transposed else expected):
         wanted = expected[::-1] if kind == "Conv1D" else expected
@@ -29,14 +60,8 @@ def is_transposed(names: BaseNames, adapter: PeftAdapter, module: str, expected:
     return transposed
 
 
-def _fits_transposed(base: Checkpoint, adapter: PeftAdapter, module: str, key: str) -> bool:
+def _fits_transposed(base: Checkpoint, module: str, W: NDArray[Any], triplets: Triplets) -> bool:
     """Which way round a square weight has the adapter's singular vectors."""
-    parts = adapter.modules[module]
-    replaced = adapter.replaced.get(f"{module}.weight")
-    W = adapter.file.read(replaced.tensor.name) if replaced else base.shards[base.shard_of[key]].read(key)
-    triplets = Triplets.from_factors(
-        adapter.file.read(parts.A.name), adapter.file.read(parts.B.name), np.dtype(np.float32)
-    )
     straight, transposed = (residual_of(W, one) for one in (triplets, triplets.transposed()))
     if min(straight, transposed) > OTHER_WEIGHT or max(straight, transposed) < OTHER_WEIGHT:
         raise UndeterminedError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import FormatError, MismatchError, TinyLoraError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.tensors import FLOAT_NAMES, same_values
+from ..formats.tensors import same_values
 from .architecture import Architecture, Tie
 
 
@@ -110,8 +110,7 @@ class BaseNames:
         return TiedGroup(stored, same, tie.optional)
 
     def _same(self, one: str, other: str) -> bool:
-        shards, shard_of = self.base.shards, self.base.shard_of
-        return same_values(shards[shard_of[one]], one, shards[shard_of[other]], other)
+        return same_values(self.base.source(one), one, self.base.source(other), other)
 
     def kind(self, module: str) -> str | None:
         """The module's type: Linear, Conv1D or Embedding; None when the architecture doesn't say."""
@@ -155,27 +154,4 @@ class BaseNames:
             f"the checkpoint has no tensor for {parameter}, which the adapter changes",
             where=where,
             hint="Is this the base (and the model class, its head included) that the adapter was trained on?",
-        )
-
-
-def refuse_quantized(base: Checkpoint) -> None:
-    """Raise UnsupportedError, with the method's name, for a checkpoint whose weights aren't plain numbers."""
-    settings = (base.config or {}).get("quantization_config")
-    if isinstance(settings, dict):
-        method = settings.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in settings else "unknown method")
-        raise UnsupportedError(
-            f"the base is quantized ({method})",
-            where=base.path,
-            hint="Use the unquantized model that it was made from; quantize what comes of it.",
-        )
-
-
-def refuse_packed(base: Checkpoint, key: str) -> None:
-    """Raise UnsupportedError for a target tensor that isn't stored in a plain floating-point dtype."""
-    info = base.info(key)
-    if info.dtype not in FLOAT_NAMES:
-        raise UnsupportedError(
-            f"{key} is stored as {info.dtype}: the base is quantized",
-            where=base.path,
-            hint="Use the unquantized model that it was made from; quantize what comes of it.",
         )

@@ -6,17 +6,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.torch_arrays import tensor_of
-from ..formats.checkpoint import Checkpoint
+from ..errors import FormatError, TinyLoraError
+from ..progress import Progress
 from .modules import Module
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 #: Bytes of weights that are worked on at the same time, several small ones or one large one; and of what their dense
@@ -24,35 +27,71 @@ T = TypeVar("T")
 _TOGETHER, _DENSE_TOGETHER = 64_000_000, 300_000_000
 
 
-def read_weight(base: Checkpoint, module: Module) -> Array:
-    """The weight as it is stored."""
-    name = module.tensor.name
-    return base.shards[base.shard_of[name]].read(name)
-
-
-def as_matrix(stored: Array, module: Module, device: torch.device) -> Tensor:
+def as_matrix(stored: NDArray[Any], module: Module, device: torch.device) -> Tensor:
     """The weight as W (out, in), which for a Conv1D is the transpose of what is stored; on the CPU its memory is
     shared."""
     W = tensor_of(stored).to(device)
     return W.T if module.kind == "Conv1D" else W
 
 
-def fingerprint(stored: Array) -> str:
+def fingerprint(stored: NDArray[Any]) -> str:
     """sha256 of a weight's dtype, shape and bytes as they are stored."""
     found = hashlib.sha256(f"{stored.dtype.name} {list(stored.shape)} ".encode())
     found.update(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
-def for_each(
-    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Have torch compute with so many threads meanwhile; None leaves it to torch."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def over_modules(
+    what: str,
+    modules: Sequence[Module],
+    work: Callable[[Module], T],
+    *,
+    device: torch.device,
+    progress: Progress,
+    where: Path,
 ) -> Iterator[tuple[Module, T]]:
-    """What `work` makes of each module, in no particular order.
+    """What `work` makes of each module, in no particular order; `progress` is told of `what`, and how far it is.
 
     Small weights, whose steps are too short to share between cores, are worked on side by side with one thread each;
     large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its
     company.
+
+    Raises
+    ------
+    TinyLoraError
+        As `work` raises it, with the module's name, in the base `where`.
     """
+
+    def named(module: Module) -> T:
+        try:
+            return work(module)
+        except TinyLoraError as error:
+            if error.where is not None:  # it says itself what it is about
+                raise
+            raise FormatError(f"{module.name}: {error.what}", where=where, hint=error.hint) from None
+
+    progress.start(what, sum(module.tensor.nbytes for module in modules))
+    for module, result in _for_each(modules, named, device):
+        progress.at(module.name)
+        progress.advance(module.tensor.nbytes)
+        yield module, result
+
+
+def _for_each(
+    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device
+) -> Iterator[tuple[Module, T]]:
     threads = torch.get_num_threads()
     together = threads if device.type == "cpu" else 1
     small = [m for m in modules if _is_small(m, together)] if together > 1 else []

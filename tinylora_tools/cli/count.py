@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import adapter_options, json_option, located, module_order, settings_of
-from .output import new_table, plural, print_json, print_table, print_warnings, printable, size
+from .options import adapter_options, output_options
+from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
+    from ..formats.peft_config import TinyLoraConfig
     from ..ops.create.count import CountReport
 
 
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     metavar="N",
     help="List the settings of u and weight tying that train at most N parameters.",
 )
-@json_option
+@output_options
 def command(
-    base: str, budget: int | None, release: str | None, module_order_file: str | None, as_json: bool, **given: Any
+    base: str,
+    config: TinyLoraConfig,
+    budget: int | None,
+    release: str | None,
+    module_order: str | None,
+    out: Output,
 ) -> None:
     """Count what an adapter of BASE would train and store, from the checkpoint's headers alone.
 
@@ -33,28 +39,12 @@ def command(
       tinylora count models/Qwen2.5-0.5B --target-modules all-linear -u 13 --weight-tying 1
       tinylora count models/Qwen2.5-0.5B --target-modules all-linear --budget 13
     """
-    from pathlib import Path
-
     from ..ops.create.count import count
 
-    path = located(base)
-    report = count(
-        path or Path(),
-        settings_of(given),
-        budget=budget,
-        release=release,
-        module_order=module_order(module_order_file),
-    )
-    if as_json:
-        print_json(report)
-    else:
-        _render(report)
-    print_warnings(report.warnings)
+    out.report(count(base, config, budget=budget, release=release, module_order=module_order), _render)
 
 
 def _render(report: CountReport) -> None:
-    click.secho("TinyLoRA adapter", bold=True, nl=False)
-    click.echo(f"  of {printable(report.base)}")
     wanted = report.target_modules
     targets = wanted if isinstance(wanted, str) else ", ".join(wanted)
     trainable = f"{plural(report.trainable_parameters, 'parameter')} in {plural(len(report.groups), 'group')}"
@@ -72,8 +62,7 @@ def _render(report: CountReport) -> None:
         "Embeddings": (report.embedding_parameters, "stored whole, not trained"),
     }
     facts |= {label: f"{plural(n, 'parameter')}, {what}" for label, (n, what) in apart.items() if n}
-    for label, text in facts.items():
-        click.echo(f"  {label:<17}{printable(text)}")
+    print_facts("TinyLoRA adapter", f"of {report.base}", facts)
     if report.budget is None:
         _render_groups(report)
     else:

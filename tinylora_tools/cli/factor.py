@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option, module_order, rank_option, target_options, targets_of
-from .output import bars, new_table, plural, print_json, print_table, print_warnings, printable, size
+from .options import device_option, force_option, output_option, output_options, target_options, threads_option
+from .output import Output, bars, new_table, plural, print_table, print_written, printable
+from .process import keep_freed_memory
 
 if TYPE_CHECKING:
+    from ..formats.peft_config import TinyLoraConfig
     from ..ops.factor import FactorReport, ModuleFactors
 
 
 @click.command("factor")
 @click.argument("base", metavar="BASE")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file."
-)
-@rank_option
+@output_option("FILE", "A .safetensors file.")
 @target_options
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, ...")
-@click.option("--threads", type=click.IntRange(min=1), help="Default: what torch chooses.")
-@click.option("-f", "--force", is_flag=True, help="Replace a file that holds something else.")
-@json_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; warnings and errors stay.")
+@device_option
+@threads_option
+@force_option
+@output_options
 def command(
     base: str,
     output: Path,
-    rank: int,
+    config: TinyLoraConfig,
     release: str | None,
-    module_order_file: str | None,
+    module_order: str | None,
     device: str,
     threads: int | None,
     force: bool,
-    as_json: bool,
-    quiet: bool,
-    **given: Any,
+    out: Output,
 ) -> None:
     """Compute the leading singular triplets of BASE's weights, and store them with a certificate.
 
@@ -50,39 +45,28 @@ def command(
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors --target-modules all-linear
       tinylora factor models/Qwen2.5-0.5B -o factors.safetensors -r 8 --target-modules 'model.layers.0..*_proj'
     """
-    from .process import keep_freed_memory
-
     keep_freed_memory()
-    from ..ops.factor import FactorOptions, factor
-    from ..sources.locate import locate
+    from ..ops.factor import factor
 
-    options = FactorOptions(
-        rank=rank,
-        targets=targets_of(given),
-        device=device,
-        threads=threads,
-        release=release,
-        module_order=module_order(module_order_file),
-        force=force,
-    )
-    if quiet or not sys.stderr.isatty():
-        report = factor(locate(base), output, options)
-    else:
-        from .progress import byte_progress
-
-        with byte_progress("Factoring") as progress:
-            report = factor(locate(base), output, options, progress)
-    print_warnings(report.warnings)
-    if as_json:
-        print_json(report)
-    elif not quiet:
-        _render(report)
+    with out.progress() as progress:
+        report = factor(
+            base,
+            output,
+            config,
+            device=device,
+            threads=threads,
+            release=release,
+            module_order=module_order,
+            force=force,
+            progress=progress,
+        )
+    out.report(report, _render)
 
 
 def _render(report: FactorReport) -> None:
-    click.echo(f"Wrote {printable(report.output)}: {size(report.bytes_written)} in {report.seconds:.2f} s")
-    line = f"  {plural(len(report.modules), 'module')}, {plural(report.rank, 'triplet')} each"
-    click.echo(line + (f", {report.reused} reused" if report.reused else ""))
+    line = f"{plural(len(report.modules), 'module')}, {plural(report.rank, 'triplet')} each"
+    line += f", {report.reused} reused" if report.reused else ""
+    print_written(report.output, report.bytes_written, report.seconds, line)
     kinds: dict[str, list[ModuleFactors]] = {}
     for module in report.modules:
         kinds.setdefault(module.name.rpartition(".")[2], []).append(module)

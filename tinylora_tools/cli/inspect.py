@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import base_option, json_option, located, module_order, module_order_option
-from .output import new_table, plural, print_json, print_table, print_warnings, printable, size
+from .options import base_option, module_order_option, output_options
+from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="SOURCE")
 @base_option
 @module_order_option
-@json_option
-def command(source: str, base: str | None, module_order_file: str | None, as_json: bool) -> None:
+@output_options
+def command(source: str, base: str | None, module_order: str | None, out: Output) -> None:
     """Show what is in an adapter or a checkpoint.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
@@ -32,22 +32,21 @@ def command(source: str, base: str | None, module_order_file: str | None, as_jso
       tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
       tinylora inspect models/Qwen2.5-0.5B --json
     """
+    from ..ops.inspect.run import inspect
+
+    out.report(inspect(source, base, module_order=module_order), _render)
+
+
+def _render(report: AdapterReport | PackedReport | CheckpointReport) -> None:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.packed import PackedReport
-    from ..ops.inspect.run import inspect
-    from ..sources.locate import locate
 
-    report = inspect(locate(source), base=located(base), module_order=module_order(module_order_file))
-    if as_json:
-        print_json(report)
-        return
     if isinstance(report, AdapterReport):
         _render_adapter(report)
     elif isinstance(report, PackedReport):
         _render_packed(report)
     else:
         _render_checkpoint(report)
-    print_warnings(report.warnings)
 
 
 def _render_adapter(report: AdapterReport) -> None:
@@ -63,9 +62,9 @@ def _render_adapter(report: AdapterReport) -> None:
         "Settings": ", ".join(settings) or "unknown",
         "Base": report.base_model or "unknown",
         "Seeds of P": report.regime,
-        "Module order": f"from {report.order_from}" if report.order_from != "unknown" else "unknown",
+        "Module order": _ORDERS.get(report.order_from, f"from {report.order_from}"),
     }
-    _print_facts("TinyLoRA adapter", report.path, facts)
+    print_facts("TinyLoRA adapter", report.path, facts)
     contents = new_table("Content", "Tensors", "Parameters", "Bytes")
     for part in report.contents:
         contents.add_row(_CONTENTS[part.part], f"{part.tensors:,}", f"{part.parameters:,}", size(part.bytes))
@@ -89,8 +88,10 @@ def _render_packed(report: PackedReport) -> None:
     }
     if report.other_bytes:
         facts["Other tensors"] = size(report.other_bytes)
-    _print_facts("TinyLoRA adapter, packed", report.path, facts)
+    print_facts("TinyLoRA adapter, packed", report.path, facts)
 
+
+_ORDERS = {"given": "from --module-order", "unknown": "unknown"}
 
 _CONTENTS = {
     "A": "A, right factors",
@@ -100,7 +101,7 @@ _CONTENTS = {
     "bias": "biases",
     "other": "other base tensors",
     "leaked": "another adapter's",
-    "foreign": "unknown",
+    "unknown": "unknown",
 }
 
 
@@ -114,7 +115,7 @@ def _render_checkpoint(report: CheckpointReport) -> None:
         facts["Quantized"] = report.quantization
     if report.tied:
         facts["Tied"] = "; ".join(" = ".join(group) for group in report.tied)
-    _print_facts("Checkpoint", report.path, facts)
+    print_facts("Checkpoint", report.path, facts)
     for title, counts in (("Dtype", report.dtypes), ("Layers", report.layers)):
         table = new_table(title, "Tensors", "Parameters", "Bytes")
         for label, count in counts.items():
@@ -125,11 +126,3 @@ def _render_checkpoint(report: CheckpointReport) -> None:
         for shard in report.shards:
             table.add_row(printable(shard.name), f"{shard.tensors:,}", size(shard.bytes))
         print_table(table)
-
-
-def _print_facts(kind: str, path: str, facts: dict[str, str]) -> None:
-    click.secho(kind, bold=True, nl=False)
-    click.echo(f"  {printable(path)}")
-    width = max(map(len, facts)) + 2
-    for label, text in facts.items():
-        click.echo(f"  {label:<{width}}{printable(text)}")

@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
 from ..errors import TinyLoraError
-from .output import printable
+from ..wording import worded_by
+from .output import print_error, print_json, printable
+from .wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
 COMMANDS = {
@@ -32,25 +34,36 @@ COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class LazyGroup(click.Group):
     """A group that imports a command's module only to run it or to show its own help."""
 
+    def __init__(
+        self, *arguments: Any, members: dict[str, tuple[str, str]], package: str | None = None, **given: Any
+    ) -> None:
+        super().__init__(*arguments, **given)
+        self.members, self._package = members, package
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.members)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.members:
             return None
-        module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __package__)
+        module = importlib.import_module(f".{self.members[cmd_name][0]}", self._package)
         command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in self.members.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    members=COMMANDS,
+    package=__package__,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, "--version", prog_name="tinylora", message="%(prog)s %(version)s")
 def group() -> None:
     """Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
@@ -63,13 +76,17 @@ def main() -> NoReturn:
     """Run the command line. Exit codes: 0, 1 for a TinyLoraError or an OSError, 2 for wrong usage, 130 for an
     interrupt."""
     signal.signal(signal.SIGTERM, _terminate)
+    as_json = "--json" in sys.argv[1:]
     try:
-        result = group(standalone_mode=False)
+        with worded_by(OptionWords()):
+            result = group(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)
     except TinyLoraError as error:
-        _fail(error)
+        _fail(error, as_json)
     except click.ClickException as error:
+        if as_json:
+            print_json({"error": {"message": error.format_message(), "where": None, "hint": None}})
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
@@ -81,15 +98,11 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        _fail(_explained(error))
+        _fail(_explained(error), as_json)
 
 
-def _fail(error: TinyLoraError) -> NoReturn:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(printable(str(error)), err=True)
-    if error.hint:
-        click.secho("  next: ", bold=True, nl=False, err=True)
-        click.echo(printable(error.hint), err=True)
+def _fail(error: TinyLoraError, as_json: bool) -> NoReturn:
+    print_error(error, as_json=as_json)
     sys.exit(1)
 
 

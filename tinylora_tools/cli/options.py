@@ -1,35 +1,23 @@
-"""Options that several commands share, and how their values become what operations take."""
+"""Options that several commands share, and the types that turn their values into what operations take."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from ..bases.selection import Targets
-    from ..ops.create.plan import Settings
+from ..errors import FormatError
+from ..formats.peft_config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
+from .output import Output
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys on stdout.")
-base_option: Decorator = click.option(
-    "--base",
-    metavar="DIR",
-    help="The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, if at hand.",
-)
-module_order_option: Decorator = click.option(
-    "--module-order",
-    "module_order_file",
-    metavar="FILE",
-    help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
-)
 
-
-class _Finite(click.types.FloatParamType):
+class Finite(click.types.FloatParamType):
     """A number that is neither NaN nor infinite."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -39,66 +27,193 @@ class _Finite(click.types.FloatParamType):
         return number
 
 
-FINITE = _Finite()
+class Dtype(click.Choice[str]):
+    """A floating-point dtype by PyTorch's name, or as people write it: bf16, fp16, fp32."""
 
+    SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # noqa: RUF012
+
+    def __init__(self, *others: str) -> None:
+        super().__init__([*others, "float32", "bfloat16", "float16"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(self.SHORT.get(value, value), param, ctx)
+
+
+class Listed(click.ParamType):  # type: ignore[type-arg]
+    """Values with commas between them, as a tuple."""
+
+    def __init__(self, kind: Callable[[str], Any], expected: str) -> None:
+        self.name, self._kind = expected, kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r}, expected {self.name}", param, ctx)
+
+
+class Targets(click.ParamType):  # type: ignore[type-arg]
+    """target_modules as one text."""
+
+    name = "targets"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[str, ...]:
+        try:
+            return value if isinstance(value, tuple) else parse_targets(value)
+        except FormatError as error:
+            self.fail(error.what, param, ctx)
+
+
+class Setting(click.ParamType):  # type: ignore[type-arg]
+    """NAME=VALUE, as a pair."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, said = value.partition("=")
+        if not equals or not name.strip():
+            self.fail(f"{value!r}, expected NAME=VALUE.", param, ctx)
+        return name.strip().replace("-", "_"), said.strip()
+
+
+FINITE = Finite()
+THREADS = click.IntRange(min=1)
+
+
+def all_of(*options: Decorator) -> Decorator:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json and -q; the command gets its `Output` as `out`."""
+
+    @wraps(function)
+    def run(*arguments: Any, as_json: bool, quiet: bool, **given: Any) -> Any:
+        return function(*arguments, out=Output(as_json, quiet), **given)
+
+    return all_of(
+        click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress and no report; warnings and errors stay."),
+    )(run)
+
+
+def output_option(metavar: str, text: str, *, required: bool = True) -> Decorator:
+    """-o, the path of what is written."""
+    return click.option(
+        "-o", "--output", required=required, type=click.Path(path_type=Path), metavar=metavar, help=text
+    )
+
+
+force_option: Decorator = click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+base_option: Decorator = click.option(
+    "--base",
+    metavar="DIR",
+    help="The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, if at hand.",
+)
+module_order_option: Decorator = click.option(
+    "--module-order",
+    metavar="FILE",
+    help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
+)
+device_option: Decorator = click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, mps, xpu, ..."
+)
+threads_option: Decorator = click.option("--threads", type=THREADS, help="Default: what torch chooses.")
 release_option: Decorator = click.option(
     "--transformers",
     "release",
     type=click.Choice(["4", "5"]),
     help="The generation that an adapter of Gemma's or Gemma 2's embeddings was trained under: they scale in 5 only.",
 )
-
 stream_option: Decorator = click.option(
     "--stream",
     type=click.Choice(["torch-cpu-avx2", "torch-cpu-scalar", "torch"]),
     default="torch-cpu-avx2",
     show_default=True,
-    help="Whose arithmetic P is drawn with: x86-64 with AVX2, without, or this machine's torch.",
+    help="Whose arithmetic a P that isn't stored is drawn with: x86-64 with AVX2, without, or this machine's torch.",
 )
-
-
-def located(source: str | None) -> Path | None:
-    """A source as a local path; None stays None."""
-    from ..sources.locate import locate
-
-    return None if source is None else locate(source)
-
-
-def module_order(file: str | None) -> tuple[str, ...] | None:
-    """The module names in the file that --module-order names."""
-    if file is None:
-        return None
-    from ..adapters.numbering import read_module_order
-    from ..sources.locate import locate
-
-    return tuple(read_module_order(locate(file)))
-
-
-def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which modules are meant, by PEFT's rules."""
-    for option in reversed(_TARGET_OPTIONS):
-        function = option(function)
-    return function
-
+scale_option: Decorator = click.option(
+    "--scale",
+    "scales",
+    multiple=True,
+    type=FINITE,
+    metavar="X",
+    help="Factor of an adapter's update: once for all adapters, or once for each.",
+)
+rank_option: Decorator = click.option(
+    "-r", "--rank", "r", type=int, default=2, show_default=True, help="Singular triplets."
+)
 
 _TARGET_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--target-modules",
+        type=Targets(),
         metavar="TARGETS",
         help="Names or ends of names with commas between them, a regular expression (it holds one of "
         "*+?()[]{}|^$\\), or all-linear. Default: what PEFT targets in this type of model.",
     ),
-    click.option("--layers-to-transform", metavar="N,...", help="Only these layers, of targets given by name."),
-    click.option("--layers-pattern", metavar="NAME,...", help="The list that holds the layers, such as layers or h."),
+    click.option(
+        "--layers-to-transform",
+        type=Listed(int, "layer numbers such as 0,1,2"),
+        default=(),
+        metavar="N,...",
+        help="Only these layers, of targets given by name.",
+    ),
+    click.option(
+        "--layers-pattern",
+        type=Listed(str, "names"),
+        default=(),
+        metavar="NAME,...",
+        help="The list that holds the layers, such as layers or h.",
+    ),
     click.option(
         "--task-type",
-        type=click.Choice(
-            ["CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"],
-            case_sensitive=False,
-        ),
+        type=click.Choice(TASK_TYPES, case_sensitive=False),
         help="Which class of the model is adapted. Default: the one that the base's config.json names.",
     ),
-    click.option("--modules-to-save", metavar="NAME,...", help="Modules that are trained and saved whole."),
+    click.option(
+        "--modules-to-save",
+        type=Listed(str, "names"),
+        default=(),
+        metavar="NAME,...",
+        help="Modules that are trained and saved whole.",
+    ),
+)
+
+_TRAINING_OPTIONS: tuple[Decorator, ...] = (
+    click.option("-u", type=int, default=64, show_default=True, help="Trained numbers a group."),
+    click.option("--weight-tying", type=FINITE, default=0.0, show_default=True, help="From 0, own vectors, to 1, one."),
+    click.option("--projection-seed", type=int, default=42, show_default=True),
+    click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
+    click.option("--init-v-bound", type=FINITE, default=0.02, show_default=True, help="Of --init-weights uniform."),
+    click.option("--tinylora-dropout", type=FINITE, default=0.0, show_default=True),
+    click.option(
+        "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."
+    ),
+    click.option(
+        "--bias", type=click.Choice(BIASES), default="none", show_default=True, help="Biases that are trained along."
+    ),
+    click.option(
+        "--init-weights",
+        type=click.Choice(["true", "uniform", "false"]),
+        default="true",
+        show_default=True,
+        help="v: zeros, random within the bound, or (in PEFT) uninitialised.",
+    ),
+)
+
+_MODEL_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--transformers",
         "release",
@@ -109,73 +224,29 @@ _TARGET_OPTIONS: tuple[Decorator, ...] = (
 )
 
 
+def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The rank, and which modules are meant, by PEFT's rules; the command gets a TinyLoraConfig as `config`."""
+    return _config_options(function, (rank_option, *_TARGET_OPTIONS))
+
+
 def adapter_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """TinyLoraConfig's fields, with PEFT's defaults."""
-    for option in reversed((*_ADAPTER_OPTIONS, *_TARGET_OPTIONS)):
-        function = option(function)
-    return function
+    """TinyLoraConfig's fields, with PEFT's defaults; the command gets it as `config`."""
+    return _config_options(function, (rank_option, *_TRAINING_OPTIONS, *_TARGET_OPTIONS))
 
 
-rank_option: Decorator = click.option("-r", "rank", type=int, default=2, show_default=True, help="Singular triplets.")
+def _config_options(function: Callable[..., Any], options: Sequence[Decorator]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(*arguments: Any, **given: Any) -> Any:
+        fields = {name: given.pop(name) for name in list(given) if name in TinyLoraConfig.__dataclass_fields__}
+        if "init_weights" in fields:
+            fields["init_weights"] = {"true": True, "false": False}.get(fields["init_weights"], "uniform")
+        return function(*arguments, config=TinyLoraConfig(**fields), **given)
 
-_ADAPTER_OPTIONS: tuple[Decorator, ...] = (
-    rank_option,
-    click.option("-u", "proj_dim", type=int, default=64, show_default=True, help="Trained numbers a group."),
-    click.option("--weight-tying", type=float, default=0.0, show_default=True, help="From 0, own vectors, to 1, one."),
-    click.option("--projection-seed", type=int, default=42, show_default=True),
-    click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
-    click.option("--init-v-bound", type=FINITE, default=0.02, show_default=True, help="Of --init-weights uniform."),
-    click.option("--tinylora-dropout", "dropout", type=float, default=0.0, show_default=True),
-    click.option(
-        "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."
-    ),
-    click.option(
-        "--bias", type=click.Choice(["none", "all", "tinylora_only"]), default="none", show_default=True,
-        help="Biases that are trained along.",
-    ),
-    click.option(
-        "--init-weights", type=click.Choice(["true", "uniform", "false"]), default="true", show_default=True,
-        help="v: zeros, random within the bound, or (in PEFT) uninitialised.",
-    ),
-)  # fmt: skip
+    return all_of(*options, *_MODEL_OPTIONS)(run)
 
 
-def names(text: str | None) -> tuple[str, ...]:
-    """A comma list as a tuple, without empty parts."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
-def targets_of(given: dict[str, Any]) -> Targets:
-    """The targets that `target_options` were given; takes its values out of `given`."""
-    from ..bases.selection import Targets, parse_targets
-    from ..errors import FormatError
-
-    text, layers = given.pop("target_modules"), given.pop("layers_to_transform")
-    task = given.pop("task_type")
-    try:
-        numbers = tuple(int(part) for part in names(layers))
-    except ValueError:
-        raise FormatError(f"--layers-to-transform is {layers!r}, expected layer numbers such as 0,1,2") from None
-    return Targets(
-        modules=None if text is None else parse_targets(text),
-        modules_to_save=names(given.pop("modules_to_save")),
-        layers_to_transform=numbers,
-        layers_pattern=names(given.pop("layers_pattern")),
-        task_type=task.upper() if task else None,
-    )
-
-
-def settings_of(given: dict[str, Any]) -> Settings:
-    """The settings that `adapter_options` were given; takes their values out of `given`."""
-    from ..ops.create.plan import Settings
-
-    weights = {"true": True, "false": False}
-    init = given.pop("init_weights")
-    own = ("rank", "proj_dim", "weight_tying", "projection_seed", "save_projection", "init_v_bound", "dropout")
-    return Settings(
-        targets=targets_of(given),
-        init_weights=weights.get(init, init),
-        fan_in_fan_out=given.pop("fan_in_fan_out"),
-        bias=given.pop("bias"),
-        **{name: given.pop(name) for name in own},
-    )
+def several(scales: tuple[float, ...], adapters: Sequence[str]) -> float | tuple[float, ...]:
+    """Scales as they were given, where they are as many as may be."""
+    if len(scales) not in (0, 1, len(adapters)):
+        raise click.UsageError(f"--scale is given {len(scales)} times for {len(adapters)} adapters: once, or for each.")
+    return scales or 1.0

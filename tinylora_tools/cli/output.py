@@ -1,35 +1,131 @@
-"""What may be written to a terminal, and how numbers look there."""
+"""The one place that prints: reports as text or JSON on stdout, warnings, errors and progress on stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..errors import TinyLoraError
+from ..progress import NoProgress, Progress
+
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
     from rich.table import Table
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How one command speaks: `as_json` puts its report as JSON on stdout, `quiet` leaves report and progress out.
+    Warnings are on stderr, behind the report, and stay."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def report(self, report: T, render: Callable[[T], None]) -> None:
+        """Show a report, a dataclass with `warnings`: by `render`, or as JSON."""
+        if not is_dataclass(report) or isinstance(report, type):
+            raise TypeError(f"{report!r} is no report")
+        fields: dict[str, Any] = asdict(report)
+        if self.as_json:
+            print_json(fields)
+        elif not self.quiet:
+            render(report)
+        for text in fields["warnings"]:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A warning on stderr, in a line."""
+        click.secho("warning: ", fg="yellow", nl=False, err=True)
+        click.echo(printable(text), err=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A bar on a terminal, which goes away when the work is done; elsewhere nothing."""
+        if self.quiet or not sys.stderr.isatty():
+            yield NoProgress()
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[item]}", markup=False),
+        )
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield _BarProgress(bar, bar.add_task("", total=None, item="", visible=False))
+
+
+class _BarProgress:
+    """A `progress.Progress` that moves one bar, from the start for each piece of work."""
+
+    def __init__(self, bar: Bar, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def start(self, what: str, total: int) -> None:
+        self._bar.reset(self._task, total=total, description=what, visible=True, item="")
+
+    def advance(self, done: int) -> None:
+        self._bar.advance(self._task, done)
+
+    def at(self, what: str) -> None:
+        self._bar.update(self._task, item=printable(what))
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout; NaN and Inf, which JSON hasn't, never occur in what is printed."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def print_error(error: TinyLoraError, *, as_json: bool) -> None:
+    """What is wrong and what to do, on stderr; for who reads JSON as an object on stdout too."""
+    if as_json:
+        print_json({"error": {"message": error.what, "where": error.where, "hint": error.hint}})
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(printable(str(error)), err=True)
+    if error.hint:
+        click.secho("  next: ", bold=True, nl=False, err=True)
+        click.echo(printable(error.hint), err=True)
+
+
+def print_facts(kind: str, path: str, facts: Mapping[str, str]) -> None:
+    """A heading, and what is known line by line."""
+    click.secho(kind, bold=True, nl=False)
+    click.echo(f"  {printable(path)}")
+    width = max(map(len, facts)) + 2
+    for label, text in facts.items():
+        click.echo(f"  {label:<{width}}{printable(text)}")
+
+
+def print_written(output: str, bytes_written: int, seconds: float, *lines: str, verb: str = "Wrote") -> None:
+    """What was written, and lines about it."""
+    click.echo(f"{verb} {printable(output)}: {size(bytes_written)} in {seconds:.2f} s")
+    for line in lines:
+        click.echo(f"  {printable(line)}")
 
 
 def printable(text: str) -> str:
     """Text from a file, with what could steer a terminal (control and format characters) made visible."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def print_json(report: Any) -> None:
-    """A report's dataclass as JSON on stdout; NaN and Inf, which JSON hasn't, never occur in one."""
-    if not is_dataclass(report) or isinstance(report, type):
-        raise TypeError(f"{report!r} is no report")
-    click.echo(json.dumps(asdict(report), indent=2, ensure_ascii=True, allow_nan=False))
-
-
-def print_warnings(warnings: Iterable[str]) -> None:
-    """Warnings on stderr, one a line."""
-    for warning in warnings:
-        click.secho("warning: ", fg="yellow", nl=False, err=True)
-        click.echo(printable(warning), err=True)
 
 
 def size(count: int) -> str:

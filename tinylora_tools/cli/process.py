@@ -1,8 +1,9 @@
-"""How this process's memory is allocated."""
+"""How this process computes: its memory, and the threads of the libraries below."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -20,3 +21,10 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_M_ARENA_MAX, 1)
+
+
+def leave_threads_to_us() -> None:
+    """Keep NumPy's products, where they run beside sums on threads of our own, to one thread each; said before NumPy is
+    imported."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import base_option, json_option, located
-from .output import new_table, plural, print_json, print_table, printable
+from .options import base_option, device_option, output_options, threads_option
+from .output import Output, new_table, plural, print_table, printable
+from .process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.verify.base import BaseReport
@@ -26,9 +25,10 @@ _SAID = {
 @click.command("verify-base")
 @click.argument("adapter", metavar="ADAPTER")
 @base_option
-@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, ...")
-@json_option
-def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
+@device_option
+@threads_option
+@output_options
+def command(adapter: str, base: str | None, device: str, threads: int | None, out: Output) -> int:
     """Verify that ADAPTER's factors belong to a base. Exits with 0 when they do, 1 when not.
 
     Tells apart the same base, the same model in another dtype (both 0), a fine-tuned relative and another model
@@ -39,27 +39,12 @@ def command(adapter: str, base: str | None, device: str, as_json: bool) -> int:
       tinylora verify-base adapter --base models/Qwen2.5-0.5B
       tinylora verify-base adapter --base models/Qwen2.5-0.5B --json
     """
-    from .process import keep_freed_memory
-
     keep_freed_memory()
     from ..ops.verify.base import verify_base
-    from ..sources.locate import locate
-    from .adapter_source import as_adapter
 
-    source = locate(adapter)
-    with as_adapter(source, located(base)) as path:
-        if not sys.stderr.isatty():
-            report = verify_base(path, located(base), device=device)
-        else:
-            from .progress import byte_progress
-
-            with byte_progress("Verifying") as progress:
-                report = verify_base(path, located(base), device=device, progress=progress)
-    report = replace(report, adapter=str(source))
-    if as_json:
-        print_json(report)
-    else:
-        _render(report)
+    with out.progress() as progress:
+        report = verify_base(adapter, base, device=device, threads=threads, progress=progress)
+    out.report(report, _render)
     return 0 if report.ok else 1
 
 

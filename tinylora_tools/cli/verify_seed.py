@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import base_option, json_option, located, module_order, module_order_option
-from .output import new_table, print_json, print_table, printable
+from .options import base_option, force_option, module_order_option, output_options
+from .output import Output, new_table, print_table, printable
+from .process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.verify.seed import VerifyReport
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
 )
 @click.option("--record", "record_to", type=click.Path(path_type=Path), metavar="FILE", help="Write a golden file.")
 @click.option("--golden", metavar="FILE", help="Check against a golden file.")
-@click.option("-f", "--force", is_flag=True, help="Replace an existing golden file.")
-@json_option
+@force_option
+@output_options
 def command(
     adapter: str | None,
     base: str | None,
-    module_order_file: str | None,
+    module_order: str | None,
     against: str | None,
     tolerance: float,
     device: str,
     record_to: Path | None,
     golden: str | None,
     force: bool,
-    as_json: bool,
+    out: Output,
 ) -> int:
     """Verify that projections reproduce. Exits with 0 when all agree, 1 when not.
 
@@ -67,28 +68,23 @@ def command(
       tinylora verify-seed --golden golden.json
       tinylora verify-seed old-adapter --against merged --base models/Qwen2.5-0.5B
     """
-    from contextlib import ExitStack
-
+    keep_freed_memory()
     from ..ops.verify.seed import verify_seed
-    from .adapter_source import as_adapter
 
-    with ExitStack() as stack:
-        path = located(adapter)
+    with out.progress() as progress:
         report = verify_seed(
-            None if path is None else stack.enter_context(as_adapter(path, located(base))),
-            base=located(base),
-            module_order=module_order(module_order_file),
-            against=located(against),
+            adapter,
+            base=base,
+            module_order=module_order,
+            against=against,
             tolerance=tolerance,
             device=device,
-            golden=located(golden),
+            golden=golden,
             record_to=record_to,
             force=force,
+            progress=progress,
         )
-    if as_json:
-        print_json(report)
-    else:
-        _render(report)
+    out.report(report, _render)
     return 0 if report.ok else 1
 
 

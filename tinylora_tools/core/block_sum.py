@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .lowrank import Array
 from .residual import Triplets, residual_parts
 
 #: Elements of NumPy's buffer for products of a column and a row. Rows shorter than that are copied into it, which takes
@@ -29,14 +29,21 @@ class BlockSum(NamedTuple):
     """
 
     error: float
-    residuals: list[tuple[Array, Array]]
+    residuals: list[tuple[NDArray[Any], NDArray[Any]]]
 
 
 class BlockAdder(Protocol):
     """Sums blocks of at most a given number of elements. Not to be shared by threads."""
 
     def add(
-        self, W: Array, left: Array, right: Array, out: Array, *, triplets: Sequence[Triplets] = (), first: int = 0
+        self,
+        W: NDArray[Any],
+        left: NDArray[Any],
+        right: NDArray[Any],
+        out: NDArray[Any],
+        *,
+        triplets: Sequence[Triplets] = (),
+        first: int = 0,
     ) -> BlockSum:
         """Write W + left @ right, rounded once to its dtype, into `out`.
 
@@ -64,7 +71,14 @@ class NumpyBlockAdder:
         self._buffers = [np.empty(elements, dtype) for _ in range(3)]
 
     def add(
-        self, W: Array, left: Array, right: Array, out: Array, *, triplets: Sequence[Triplets] = (), first: int = 0
+        self,
+        W: NDArray[Any],
+        left: NDArray[Any],
+        right: NDArray[Any],
+        out: NDArray[Any],
+        *,
+        triplets: Sequence[Triplets] = (),
+        first: int = 0,
     ) -> BlockSum:
         weight, delta, term = (buffer[: W.size].reshape(W.shape) for buffer in self._buffers)
         np.copyto(weight, W)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import UnsupportedError
+from ..wording import argument
 from .block_sum import BlockSum
-from .lowrank import Array
 from .residual import Triplets
 from .torch_arrays import torch_dtype
 
@@ -22,19 +23,26 @@ class TorchBlockAdder:
         if dtype == np.float64 and device.type == "mps":
             raise UnsupportedError(
                 "float32 results are summed in float64, which Apple's GPUs don't have",
-                hint="Merge on the CPU (leave --device out): the bytes are the same.",
+                hint=f"Leave {argument('device')} out to merge on the CPU: the bytes are the same.",
             )
         self._device = device
         self._dtype = torch_dtype(dtype)
 
-    def _load(self, array: Array) -> torch.Tensor:
+    def _load(self, array: NDArray[Any]) -> torch.Tensor:
         array = np.ascontiguousarray(array)
         if array.dtype.name == "bfloat16":  # NumPy's bfloat16 is unknown to torch: hand over its bits
             return torch.from_numpy(array.view(np.int16)).to(self._device).view(torch.bfloat16)
         return torch.from_numpy(array).to(self._device)
 
     def add(
-        self, W: Array, left: Array, right: Array, out: Array, *, triplets: Sequence[Triplets] = (), first: int = 0
+        self,
+        W: NDArray[Any],
+        left: NDArray[Any],
+        right: NDArray[Any],
+        out: NDArray[Any],
+        *,
+        triplets: Sequence[Triplets] = (),
+        first: int = 0,
     ) -> BlockSum:
         weight = self._load(W).to(self._dtype)
         columns, rows = self._load(left), self._load(right)
@@ -47,7 +55,9 @@ class TorchBlockAdder:
         np.copyto(out.view(np.int16) if result.dtype == torch.bfloat16 else out, plain.cpu().numpy())
         return BlockSum(error, [self._residual_parts(weight, one, first) for one in triplets])
 
-    def _residual_parts(self, weight: torch.Tensor, triplets: Triplets, first: int) -> tuple[Array, Array]:
+    def _residual_parts(
+        self, weight: torch.Tensor, triplets: Triplets, first: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         U = self._load(triplets.U[first : first + weight.shape[0]]).to(self._dtype)  # (rows, k)
         Vh = self._load(triplets.Vh).to(self._dtype)  # (k, columns)
         gap = weight @ Vh.T - U * torch.from_numpy(triplets.S).to(self._device, self._dtype)  # (rows, k)

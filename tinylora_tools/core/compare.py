@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .lowrank import Array, left_factor, squared_norm
+from .lowrank import left_factor, squared_norm
 
 
 class Difference(NamedTuple):
@@ -18,7 +19,7 @@ class Difference(NamedTuple):
     max_abs: float
 
 
-def difference(one: Array, other: Array) -> Difference:
+def difference(one: NDArray[Any], other: NDArray[Any]) -> Difference:
     """Compare two float32 arrays of the same shape; units are float32's."""
     if one.tobytes() == other.tobytes():
         return Difference(True, 0, 0.0)
@@ -26,20 +27,22 @@ def difference(one: Array, other: Array) -> Difference:
     return Difference(False, int(steps.max()), float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)))))
 
 
-def _ordered(values: Array) -> Array:
+def _ordered(values: NDArray[Any]) -> NDArray[Any]:
     """Integers that count float32 numbers in their order, through zero."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
-    result: Array = np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
+    result: NDArray[Any] = np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
     return result
 
 
-def digest(values: Array) -> str:
+def digest(values: NDArray[Any]) -> str:
     """sha256 of an array's bytes, little-endian, in C order."""
     plain = values if values.dtype.byteorder != ">" else values.astype(values.dtype.newbyteorder("<"))
     return hashlib.sha256(np.ascontiguousarray(plain).tobytes()).hexdigest()
 
 
-def update_distance(factors: tuple[Array, Array, Array], others: tuple[Array, Array, Array]) -> float:
+def update_distance(
+    factors: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], others: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+) -> float:
     """||B R A - B' R' A'|| over ||B R A|| for (A, B, R) and (A', B', R'), without forming them; of B A where R is zero.
 
     A (r, in), B (out, r), R (r, r): the difference is a product of rank 2r.

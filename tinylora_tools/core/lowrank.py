@@ -17,32 +17,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray[Any, Any]
 
-
-def projected(v: Array, P: Array) -> Array:
+def projected(v: NDArray[Any], P: NDArray[Any]) -> NDArray[Any]:
     """R = sum_i v_i P_i in float64: v (u,), P (u, r, r), result (r, r)."""
-    R: Array = np.einsum("i,ijk->jk", v.astype(np.float64), P.astype(np.float64))  # (r, r)
+    R: NDArray[Any] = np.einsum("i,ijk->jk", v.astype(np.float64), P.astype(np.float64))  # (r, r)
     return R
 
 
-def left_factor(B: Array, R: Array, scale: float = 1.0) -> Array:
+def left_factor(B: NDArray[Any], R: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     """scale B R in float64: B (out, r), R (r, r), result (out, r); delta W = left_factor @ A."""
-    product: Array = np.zeros((B.shape[0], R.shape[1]))
+    product: NDArray[Any] = np.zeros((B.shape[0], R.shape[1]))
     wide = B.astype(np.float64)
     for k in range(R.shape[0]):  # not `@`: a fixed order of summation, the same on every machine
         product += wide[:, k : k + 1] * (R[k] * scale)
     return product
 
 
-def squared_norm(left: Array, right: Array) -> float:
+def squared_norm(left: NDArray[Any], right: NDArray[Any]) -> float:
     """||left @ right||_F^2 from the small Gram matrices: left (m, k), right (k, n)."""
     wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
     return float(max(0.0, np.sum((wide_left.T @ wide_left) * (wide_right @ wide_right.T))))
 
 
-def training_dtype(*arrays: Array) -> str:
+def training_dtype(*arrays: NDArray[Any]) -> str:
     """The dtype that a module's base weight had when PEFT made these factors: "bfloat16", "float16" or "float32".
 
     PEFT rounds its factors to the weight's dtype before it widens them, so values that bfloat16 holds exactly came from

@@ -7,13 +7,15 @@ R' = sqrt(S) R / sqrt(S), that is for P'_i = diag(sqrt S) P_i diag(1 / sqrt S).
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .lowrank import Array
 
-
-def evenly(left: Array, right: Array, P: Array, scale: float = 1.0) -> tuple[Array, Array, Array]:
+def evenly(
+    left: NDArray[Any], right: NDArray[Any], P: NDArray[Any], scale: float = 1.0
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """A (r, in), B (out, r) and P' (u, r, r) with B (sum v_i P'_i) A = scale left (sum v_i P_i) right for every v.
 
     `left` (out, r) is U S and `right` (r, in) is Vh; the columns of `left` tell S. Formed in float64, rounded once to
@@ -28,7 +30,7 @@ def evenly(left: Array, right: Array, P: Array, scale: float = 1.0) -> tuple[Arr
     return A.astype(np.float32), B.astype(np.float32), even.astype(np.float32)
 
 
-def rooted(U: Array, S: Array, Vh: Array) -> tuple[Array, Array]:
+def rooted(U: NDArray[Any], S: NDArray[Any], Vh: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """sqrt(S) Vh (r, in) and U sqrt(S) (out, r), the root and each product rounded to the dtype of the factors."""
     root = np.sqrt(S.astype(np.float32)).astype(S.dtype).astype(np.float32)
     A = (root[:, None] * Vh.astype(np.float32)).astype(Vh.dtype)
@@ -36,7 +38,7 @@ def rooted(U: Array, S: Array, Vh: Array) -> tuple[Array, Array]:
     return A.astype(np.float32), B.astype(np.float32)
 
 
-def best_signs(observed: Array, R: Array) -> tuple[Array, float, float]:
+def best_signs(observed: NDArray[Any], R: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
     """The signs d (r,) for which diag(d) R diag(d) comes nearest to an observed matrix (r, r).
 
     A decomposition leaves the sign of each pair u_k, v_k open, and with it R. d and -d are the same.

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from .lowrank import Array
+from ..wording import argument
 
 _DTYPES = {
     "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64,
@@ -21,7 +22,7 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return _DTYPES[dtype.name]
 
 
-def tensor_of(array: Array) -> Tensor:
+def tensor_of(array: NDArray[Any]) -> Tensor:
     """An array as a tensor that shares its memory: any floating-point dtype, bfloat16 included."""
     plain = array.view(np.uint16) if array.dtype.itemsize == 2 else array
     if not plain.flags.writeable:
@@ -29,24 +30,25 @@ def tensor_of(array: Array) -> Tensor:
     return torch.from_numpy(plain).view(torch_dtype(array.dtype))
 
 
-def array_of(tensor: Tensor) -> Array:
+def array_of(tensor: Tensor) -> NDArray[Any]:
     """A float32 or float64 tensor as an array."""
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def check_device(device: str, instead: str) -> torch.device:
+def check_device(device: str) -> torch.device:
     """The torch device of that name.
 
     Raises
     ------
     UnsupportedError
-        If this machine, or this build of torch, hasn't got it; its hint is `instead`.
+        If this machine, or this build of torch, hasn't got it.
     """
     try:
         found = torch.device(device)
         torch.empty(1, device=found).cpu()  # which "meta" can't do
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UnsupportedError(
-            f"device {device!r} isn't usable here: {str(error).splitlines()[0]}", hint=instead
+            f"device {device!r} isn't usable here: {str(error).splitlines()[0]}",
+            hint=f"Leave {argument('device')} out to compute on the CPU.",
         ) from None
     return found

@@ -7,15 +7,19 @@ Where several are present, the order of preference is from_pretrained's: `model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from .json_file import read_object
+from .memory_file import MemoryFile
 from .safetensors_file import read_header
 from .tensors import TensorFile, TensorInfo
 from .torch_file import read_torch_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SAFETENSORS_NAME = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -26,7 +30,7 @@ _EXPECTED = (SAFETENSORS_NAME, SAFETENSORS_INDEX, _BIN_NAME, _BIN_INDEX)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The headers of a checkpoint; reading a tensor's data is left to its shard.
+    """An open checkpoint: its headers; `read` gives a tensor.
 
     Attributes
     ----------
@@ -40,6 +44,8 @@ class Checkpoint:
         Tensor name to its place in `shards`. With an index, exactly the names that the index lists.
     index : Mapping, optional
         The index file's content.
+    held : Mapping[str, MemoryFile]
+        Tensors that are kept in memory, and read from there.
     """
 
     path: Path
@@ -47,12 +53,31 @@ class Checkpoint:
     shards: tuple[TensorFile, ...]
     shard_of: Mapping[str, int]
     index: Mapping[str, Any] | None = None
+    held: Mapping[str, MemoryFile] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_file(cls, path: Path, file: TensorFile) -> Checkpoint:
+        """A single weights file, which was named by `path`."""
+        return cls(path, read_model_config(path.parent), (file,), dict.fromkeys(file.tensors, 0))
 
     def __contains__(self, name: object) -> bool:
         return name in self.shard_of
 
     def info(self, name: str) -> TensorInfo:
         return self.shards[self.shard_of[name]].tensors[name]
+
+    def source(self, name: str) -> TensorFile:
+        """The file, or the memory, that a tensor is read from."""
+        return self.held.get(name) or self.shards[self.shard_of[name]]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor as it is stored."""
+        return self.source(name).read(name)
+
+    def holding(self, tensors: Mapping[str, NDArray[Any]]) -> Checkpoint:
+        """The same checkpoint with these of its tensors kept in memory."""
+        held = {name: MemoryFile(self.shards[self.shard_of[name]].path, {name: a}) for name, a in tensors.items()}
+        return replace(self, held={**self.held, **held})
 
     def tensor_infos(self) -> list[TensorInfo]:
         """Every tensor of the checkpoint, shard by shard, in the order of the data."""
@@ -79,8 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         shards or names files outside the directory.
     """
     if path.is_file():
-        shard = read_tensor_file(path)
-        return Checkpoint(path, read_model_config(path.parent), (shard,), dict.fromkeys(shard.tensors, 0))
+        return Checkpoint.of_file(path, read_tensor_file(path))
     config = read_model_config(path)
     for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
         if (path / single).is_file():
@@ -95,9 +119,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def read_tensor_file(path: Path) -> TensorFile:
+def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
     """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
-    return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    return read_header(path, keep_open=keep_open) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
 def read_model_config(directory: Path) -> Mapping[str, Any] | None:

@@ -29,19 +29,24 @@ Module numbers follow `named_modules()`.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import FormatError
-from .peft_adapter import is_adapter
-from .peft_config import parse_config
+from .peft_config import TinyLoraConfig
+from .peft_keys import is_adapter
 from .safetensors_file import SafetensorsFile, read_header
+from .tensors import dtype_name
 
 FORMAT = "tinylora-packed"
 VERSION = "1"
@@ -49,17 +54,10 @@ INDEX, VALUE = "corrections.index", "corrections.value"
 CONTENT = "content"
 _NUMBERED = re.compile(r"(?P<kind>v|P)\.(?P<number>0|[1-9][0-9]{0,8})")
 
-Array = np.ndarray[Any, Any]
-T = TypeVar("T")
-
 #: adapter_config.json's fields with the values that are left out.
-_DEFAULTS: dict[str, Any] = {
-    "auto_mapping": None, "base_model_name_or_path": None, "bias": "none", "fan_in_fan_out": False,
-    "inference_mode": True, "init_v_bound": 0.02, "init_weights": True, "layers_pattern": None,
-    "layers_to_transform": None, "modules_to_save": None, "peft_type": "TINYLORA", "projection_seed": 42, "r": 2,
-    "revision": None, "save_projection": True, "target_modules": None, "task_type": None, "tinylora_dropout": 0.0,
-    "u": 64, "weight_tying": 0.0,
-}  # fmt: skip
+_DEFAULTS = {key: value for key, value in TinyLoraConfig().to_json().items() if key != "peft_version"}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ class Packed:
 
     path: Path
     file: SafetensorsFile
-    config: Mapping[str, Any]
+    config: TinyLoraConfig
 
     def text(self, name: str) -> str:
         """A field of the metadata that has to be there."""
@@ -105,23 +103,23 @@ class Packed:
     def holds_projections(self) -> bool:
         """Whether the adapter's file holds P: what its configuration says, unless the metadata say otherwise."""
         said = self.file.metadata.get("holds_P")
-        return bool(self.config["save_projection"]) if said is None else said == "true"
+        return self.config.save_projection if said is None else said == "true"
 
     @property
-    def vectors(self) -> dict[int, Array]:
+    def vectors(self) -> dict[int, NDArray[Any]]:
         return dict(sorted(self._numbered("v").items()))
 
     @property
-    def own_projections(self) -> dict[int, Array]:
+    def own_projections(self) -> dict[int, NDArray[Any]]:
         """P that the file holds, by module number."""
         return self._numbered("P")
 
-    def _numbered(self, kind: str) -> dict[int, Array]:
+    def _numbered(self, kind: str) -> dict[int, NDArray[Any]]:
         found = map(_NUMBERED.fullmatch, self.file.tensors)
         return {int(match["number"]): self.file.read(match[0]) for match in found if match and match["kind"] == kind}
 
     @property
-    def others(self) -> dict[str, Array]:
+    def others(self) -> dict[str, NDArray[Any]]:
         """What isn't TinyLoRA's, by PEFT's key."""
         return {n: self.file.read(n) for n in self.file.tensors if n.startswith("base_model.")}
 
@@ -156,9 +154,7 @@ def as_packed(file: SafetensorsFile) -> Packed:
     stray = next((name for name in file.tensors if not _may_hold(file, name)), None)
     if stray is not None:
         raise FormatError(f"holds {stray}, which nothing packs", where=file.path, hint="Pack the adapter again.")
-    whole = {**_DEFAULTS, **config}
-    parse_config(whole, file.path)
-    return Packed(file.path, file, whole)
+    return Packed(file.path, file, TinyLoraConfig.from_json({**_DEFAULTS, **config}, file.path))
 
 
 def _may_hold(file: SafetensorsFile, name: str) -> bool:
@@ -178,9 +174,40 @@ def packed_at(path: Path) -> Packed | None:
 
 def lean_config(raw: Mapping[str, Any]) -> str:
     """adapter_config.json without PEFT's defaults, as short as JSON gets."""
-    lists = {
-        key: sorted(value) if key == "target_modules" and isinstance(value, list) else value
-        for key, value in raw.items()
-    }
-    kept = {key: value for key, value in lists.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+    kept = {key: value for key, value in raw.items() if key not in _DEFAULTS or value != _DEFAULTS[key]}
+    if isinstance(kept.get("target_modules"), list):
+        kept["target_modules"] = sorted(kept["target_modules"])
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
+    """sha256 of arrays one behind the other, in float32."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array, np.float32).tobytes())
+    return short(found.digest())
+
+
+def content_mark(metadata: Mapping[str, str], names: Iterable[str], read: Callable[[str], NDArray[Any]]) -> str:
+    """sha256 of all that a file holds, whatever the order: its metadata but for the mark itself, and its tensors'
+    names, dtypes, shapes and bytes."""
+    said = {key: value for key, value in metadata.items() if key != CONTENT}
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(names):
+        array = read(name)
+        found.update(json.dumps([name, dtype_name(array.dtype), array.shape]).encode())
+        found.update(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
+    return short(found.digest())
+
+
+def short(data: bytes) -> str:
+    """Bytes as text."""
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def long(text: str) -> bytes:
+    """The bytes of such text; none where it is damaged."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        return b""

@@ -1,49 +1,38 @@
-"""PEFT's TinyLoRA dialect: which key of `adapter_model.safetensors` is what.
+"""A TinyLoRA adapter's open file, its keys sorted by what they are (`peft_keys`), and its configuration.
 
-=====================================================  ================  ==============================================
-key                                                    shape             what
-=====================================================  ================  ==============================================
-``base_model.model.<module>.tinylora_A``               (r', in)          sqrt(S) Vh; r' = min(r, out, in)
-``base_model.model.<module>.tinylora_B``               (out, r')         U sqrt(S)
-``base_model.model.<module>.tinylora_P``               (u, r', r')       only with save_projection
-``base_model.tinylora_v.<group>``                      (u,)              the trained vector of a group
-``base_model.model.<module>.base_layer.<parameter>``   the base's        replaces the base's parameter
-``base_model.model.<parameter>``                       the base's        modules_to_save, and other biases
-``base_model.model.<module>.modules_to_save.<...>``                      the same once more, by bias="all"
-``base_model.model.<module>.original_module.<...>``                      the base's own, unused, by bias="all"
-``base_model.model.<module>.tinylora_{A,B,P}.<name>``                    another adapter's, leaked by PEFT 0.19
-=====================================================  ================  ==============================================
-
-Source: peft/tuners/tinylora/model.py, `_get_adapter_state_dict`, and peft/utils/save_and_load.py, of PEFT 0.19.1,
-0.20.0 and 0.21.2. Whether the parts fit each other and a base is for the callers to judge: this module only sorts keys.
+Whether the parts fit each other and a base is for the callers to judge.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import FormatError, UnsupportedError
 from .checkpoint import read_tensor_file
+from .memory_file import MemoryFile
 from .peft_config import CONFIG_NAME, TinyLoraConfig, read_config
+from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter
 from .tensors import TensorFile, TensorInfo
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WEIGHTS_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 
-#: Characters of a key: far more than a module's path has, and few enough for every number in it.
-_LONGEST = 1000
 
-_FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.tinylora_(?P<part>[ABP])(?:\.(?P<adapter>.+))?")
-_VECTOR = re.compile(r"base_model\.tinylora_v\.(?P<group>0|[1-9][0-9]*)")
-_COPY = re.compile(r"\.(modules_to_save|original_module)\.")
-_REPLACED = re.compile(r"base_model\.model\.(?P<parameter>.+)")
+class Factors(NamedTuple):
+    """A module's frozen factors as the file stores them: A (r, in) and B (out, r)."""
+
+    A: NDArray[Any]
+    B: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
-    """One targeted module's tensors; P is None where the adapter leaves it to the seed."""
+class ModuleTensors:
+    """Where one targeted module's tensors are; P is None where the adapter leaves it to the seed."""
 
     A: TensorInfo
     B: TensorInfo
@@ -76,16 +65,16 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class PeftAdapter:
-    """An adapter's file, its keys sorted by what they are.
+    """An adapter's open file, its keys sorted by what they are.
 
     Attributes
     ----------
     path : Path
         What was named: the directory or the file.
     file : TensorFile
-    config : TinyLoraConfig, optional
-        None when no adapter_config.json stands beside the file.
-    modules : Mapping[str, Factors]
+    config : TinyLoraConfig
+        Where no adapter_config.json stands beside the file (`has_config` is false), what the tensors tell.
+    modules : Mapping[str, ModuleTensors]
         Targeted modules by their name in the model, in the file's order (which is no module order).
     vectors : Mapping[int, TensorInfo]
         Group to its v.
@@ -95,19 +84,20 @@ class PeftAdapter:
         Keys by which bias="all" saves what `replaced` has once more, or the base's own, unused.
     leaked : Mapping[str, Mapping[str, tuple[str, ...]]]
         Other adapters that PEFT 0.19 saved along: adapter name to its modules, and the keys of each.
-    foreign : tuple of str
+    unknown : tuple of str
         Keys that no PEFT release writes.
     """
 
     path: Path
     file: TensorFile
-    config: TinyLoraConfig | None
-    modules: Mapping[str, Factors]
+    config: TinyLoraConfig
+    has_config: bool
+    modules: Mapping[str, ModuleTensors]
     vectors: Mapping[int, TensorInfo]
     replaced: Mapping[str, Replacement]
     copies: tuple[str, ...]
     leaked: Mapping[str, Mapping[str, tuple[str, ...]]]
-    foreign: tuple[str, ...]
+    unknown: tuple[str, ...]
 
     @property
     def directory(self) -> Path:
@@ -115,29 +105,32 @@ class PeftAdapter:
 
     @property
     def has_projections(self) -> bool:
-        return all(factors.P is not None for factors in self.modules.values())
+        return all(parts.P is not None for parts in self.modules.values())
 
+    @property
+    def leaked_keys(self) -> frozenset[str]:
+        """Keys of other adapters that were saved along."""
+        return frozenset(key for modules in self.leaked.values() for keys in modules.values() for key in keys)
 
-def factor_key(module: str, part: str) -> str:
-    """The key of a module's "A", "B" or "P"."""
-    return f"base_model.model.{module}.tinylora_{part}"
+    def factors(self, module: str) -> Factors:
+        """A (r, in) and B (out, r), as stored."""
+        parts = self.modules[module]
+        return Factors(self.file.read(parts.A.name), self.file.read(parts.B.name))
 
+    def stored_projection(self, module: str) -> NDArray[Any] | None:
+        """P (u, r, r) as stored; None where the file leaves it to the seed."""
+        P = self.modules[module].P
+        return None if P is None else self.file.read(P.name)
 
-def vector_key(group: int) -> str:
-    """The key of a group's v."""
-    return f"base_model.tinylora_v.{group}"
+    def vector(self, group: int) -> NDArray[Any]:
+        """The trained vector of a group, (u,), as stored."""
+        return self.file.read(self.vectors[group].name)
 
-
-def base_key(module: str, parameter: str, *, wrapped: bool) -> str:
-    """The key of a parameter of the base that the adapter brings whole; `wrapped` says that its module is targeted."""
-    return ".".join(
-        ("base_model.model", *([module] if module else []), *(["base_layer"] if wrapped else []), parameter)
-    )
-
-
-def is_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether a file's names are those of a TinyLoRA adapter."""
-    return any(_FACTOR.fullmatch(name) or _VECTOR.fullmatch(name) for name in tensors)
+    def in_memory(self) -> PeftAdapter:
+        """The same adapter with its own tensors read, each once: for who needs them all, or some several times."""
+        leaked = self.leaked_keys
+        own = {name: info for name, info in self.file.tensors.items() if name not in leaked}
+        return replace(self, file=MemoryFile.of(self.file, own))
 
 
 def find_adapter(directory: Path) -> Path | None:
@@ -162,7 +155,7 @@ def find_adapter(directory: Path) -> Path | None:
 
 
 def read_adapter(path: Path) -> PeftAdapter:
-    """Read an adapter's header and configuration from its directory, or from its weights file.
+    """Open an adapter by its directory, or by its weights file: its header and its configuration are read.
 
     Raises
     ------
@@ -172,12 +165,16 @@ def read_adapter(path: Path) -> PeftAdapter:
         For an adapter that isn't TinyLoRA.
     """
     weights = _weights_of(path) if path.is_dir() else path
-    config_path = weights.parent / CONFIG_NAME
+    return adapter_in(path, read_tensor_file(weights, keep_open=True))
+
+
+def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
+    """The adapter in an open weights file; raises as `read_adapter`, whose `path` this is."""
+    config_path = file.path.parent / CONFIG_NAME
     config = read_config(config_path) if config_path.is_file() else None
-    file = read_tensor_file(weights)
     if not is_adapter(file.tensors):
-        raise UnsupportedError(_what_else(file.tensors), where=weights, hint="Name a TinyLoRA adapter saved by PEFT.")
-    return _sort_keys(path, file, config)
+        raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
+    return sort_keys(path, file, config)
 
 
 def _weights_of(directory: Path) -> Path:
@@ -198,46 +195,48 @@ def _what_else(tensors: Mapping[str, TensorInfo]) -> str:
     return f"none of its {len(tensors)} tensors is a TinyLoRA adapter's"
 
 
-def _sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> PeftAdapter:
+def sort_keys(path: Path, file: TensorFile, config: TinyLoraConfig | None) -> PeftAdapter:
+    """An adapter from its tensors and its configuration; raises as `read_adapter`."""
     parts: dict[str, dict[str, TensorInfo]] = {}
     vectors: dict[int, TensorInfo] = {}
     replaced: dict[str, Replacement] = {}
     leaked: dict[str, dict[str, tuple[str, ...]]] = {}
-    copies, foreign = [], []
+    copies, unknown = [], []
     for name, info in file.tensors.items():
-        if len(name) > _LONGEST:
+        if len(name) > LONGEST:
             raise FormatError(f"a tensor's name has {len(name)} characters", where=file.path, hint="Save it again.")
-        if match := _FACTOR.fullmatch(name):
+        if match := FACTOR.fullmatch(name):
             module, part, adapter = match.group("module", "part", "adapter")
             if adapter is None:
                 parts.setdefault(module, {})[part] = info
             else:
                 of_module = leaked.setdefault(adapter, {})
                 of_module[module] = (*of_module.get(module, ()), name)
-        elif match := _VECTOR.fullmatch(name):
+        elif match := VECTOR.fullmatch(name):
             vectors[int(match["group"])] = info
-        elif match := _REPLACED.fullmatch(name):
+        elif match := REPLACED.fullmatch(name):
             parameter = match["parameter"]
             owner, _, last = parameter.rpartition(".base_layer.")
             if owner:
                 replaced[f"{owner}.{last}"] = Replacement(info, in_place=True)
-            elif _COPY.search(parameter):
+            elif COPY.search(parameter):
                 copies.append(name)
             else:
                 replaced[parameter] = Replacement(info, in_place=not _is_saved_whole(parameter, config))
         else:
-            foreign.append(name)
-    modules = {module: _factors(file.path, module, found) for module, found in sorted(parts.items())}
+            unknown.append(name)
+    modules = {module: _tensors_of(file.path, module, found) for module, found in sorted(parts.items())}
     return PeftAdapter(
         path=path,
         file=file,
-        config=config,
+        config=_told_by_tensors(modules, vectors) if config is None else config,
+        has_config=config is not None,
         modules=modules,
         vectors=dict(sorted(vectors.items())),
         replaced=replaced,
         copies=tuple(copies),
         leaked=leaked,
-        foreign=tuple(foreign),
+        unknown=tuple(unknown),
     )
 
 
@@ -250,7 +249,18 @@ def _is_saved_whole(parameter: str, config: TinyLoraConfig | None) -> bool:
     return any(owner.endswith(tuple(config.modules_to_save)) for owner in owners)
 
 
-def _factors(path: Path, module: str, parts: Mapping[str, TensorInfo]) -> Factors:
+def _told_by_tensors(modules: Mapping[str, ModuleTensors], vectors: Mapping[int, TensorInfo]) -> TinyLoraConfig:
+    """What the tensors say of r, u, the tying and P; seeds and releases they don't tell."""
+    u = next((info.shape[0] for info in vectors.values() if len(info.shape) == 1 and info.shape[0]), 1)
+    return TinyLoraConfig(
+        r=max((parts.rank for parts in modules.values()), default=1),
+        u=u,
+        weight_tying=max(0.0, 1.0 - len(vectors) / len(modules)) if modules else 0.0,
+        save_projection=bool(modules) and all(parts.P is not None for parts in modules.values()),
+    )
+
+
+def _tensors_of(path: Path, module: str, parts: Mapping[str, TensorInfo]) -> ModuleTensors:
     missing = [f"tinylora_{part}" for part in "AB" if part not in parts]
     if missing:
         raise FormatError(f"{module}: {' and '.join(missing)} missing", where=path, hint="Save the adapter again.")
@@ -268,4 +278,4 @@ def _factors(path: Path, module: str, parts: Mapping[str, TensorInfo]) -> Factor
             where=path,
             hint="Save the adapter again.",
         )
-    return Factors(A, B, P)
+    return ModuleTensors(A, B, P)

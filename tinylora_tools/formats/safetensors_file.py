@@ -14,16 +14,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from .tensors import DTYPE_BITS, PIECE, TensorInfo, dtype_name, numpy_dtype
+from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 #: The largest header that the reference implementation reads.
 MAX_HEADER_BYTES = 100_000_000
@@ -48,6 +49,8 @@ class SafetensorsFile:
     metadata : Mapping[str, str]
     tensors : Mapping[str, TensorInfo]
         In the order of their data; offsets count from the start of the file.
+    opened : OpenFile, optional
+        The file that the header was read from, where it was kept open; else each reading opens it again.
     """
 
     path: Path
@@ -55,17 +58,16 @@ class SafetensorsFile:
     header: bytes
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
+    opened: OpenFile | None = field(default=None, repr=False, compare=False)
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str) -> NDArray[Any]:
         """The tensor as an array of its own."""
         import numpy as np
 
         info = self.tensors[name]
         data = np.empty(info.nbytes, np.uint8)
-        with self.path.open("rb") as file:
-            file.seek(info.start)
-            if file.readinto(data.data) != info.nbytes:
-                raise FormatError(f"{name}: the file ended early; was it replaced while being read?", where=self.path)
+        with self._open() as descriptor:
+            _fill(descriptor, data.data, info, self.path)
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
@@ -77,14 +79,42 @@ class SafetensorsFile:
     def pieces(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes in turn."""
         info = self.tensors[name]
-        with self.path.open("rb") as file:
-            file.seek(info.start)
+        with self._open() as descriptor:
             for start in range(info.start, info.end, PIECE):
-                yield file.read(min(PIECE, info.end - start))
+                yield os.pread(descriptor, min(PIECE, info.end - start), start)
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        if self.opened is not None:
+            yield self.opened.descriptor
+        else:
+            with self.path.open("rb") as file:
+                yield file.fileno()
 
 
-def read_header(path: Path) -> SafetensorsFile:
+class OpenFile:
+    """A file's descriptor, closed with the last object that holds this one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _fill(descriptor: int, buffer: memoryview, info: TensorInfo, path: Path) -> None:
+    start = info.start
+    while buffer:
+        count = os.preadv(descriptor, [buffer], start)
+        if not count:
+            raise FormatError(f"{info.name}: the file ended early; was it replaced while being read?", where=path)
+        buffer, start = buffer[count:], start + count
+
+
+def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
     """Parse and check the header of a safetensors file; no tensor is read.
+
+    `keep_open` is for a file of many tensors that are all read: it takes a descriptor, of which a process has few.
 
     Raises
     ------
@@ -112,8 +142,9 @@ def read_header(path: Path) -> SafetensorsFile:
                 hint=_DAMAGED,
             )
         text = file.read(length)
+        opened = OpenFile(os.dup(file.fileno())) if keep_open else None
     metadata, infos = _check_entries(path, _parse(path, text), data_start=8 + length, size=size)
-    return SafetensorsFile(path, size, prefix + text, metadata, infos)
+    return SafetensorsFile(path, size, prefix + text, metadata, infos, opened)
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
@@ -197,30 +228,3 @@ def build_header(
     start = 8 + len(text)
     infos = {p[0]: TensorInfo(p[0], p[1], p[2], start + p[3], start + p[4]) for p in placed}
     return len(text).to_bytes(8, "little") + text, infos
-
-
-def write_file(
-    path: Path,
-    tensors: Mapping[str, np.ndarray[Any, Any]],
-    metadata: Mapping[str, str] | None = None,
-    *,
-    flush: bool = True,
-) -> None:
-    """Write arrays to a new file, in the order given, and flush it to the disk unless it is only for the meantime.
-
-    Raises
-    ------
-    FileExistsError
-        If there is a file already.
-    """
-    import numpy as np
-
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    header, _ = build_header([(name, dtype_name(a.dtype), a.shape) for name, a in arrays.items()], metadata)
-    with path.open("xb") as file:
-        file.write(header)
-        for array in arrays.values():
-            file.write(array.reshape(-1).view(np.uint8).data)
-        file.flush()
-        if flush:
-            os.fsync(file.fileno())

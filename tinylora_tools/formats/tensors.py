@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 #: Bits an element takes, by the name that a safetensors header uses.
 DTYPE_BITS = {
@@ -74,7 +75,7 @@ class TensorFile(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]: ...
 
-    def read(self, name: str) -> np.ndarray[Any, Any]: ...
+    def read(self, name: str) -> NDArray[Any]: ...
 
     def pieces(self, name: str) -> Iterator[bytes]: ...
 

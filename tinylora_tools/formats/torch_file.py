@@ -14,7 +14,7 @@ from ..errors import FormatError
 from .tensors import PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 _DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
@@ -34,7 +34,7 @@ class TorchFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     _state: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str) -> NDArray[Any]:
         """The tensor as a read-only array; nothing is copied when it is contiguous."""
         return array_of(self._state[name])
 
@@ -45,14 +45,14 @@ class TorchFile:
             yield data[start : start + PIECE].tobytes()
 
 
-def array_of(tensor: Any) -> np.ndarray[Any, Any]:
+def array_of(tensor: Any) -> NDArray[Any]:
     """A tensor from a pickle as an array of the same dtype, bfloat16 included; nothing is copied when it is
     contiguous."""
     import torch
 
     tensor = tensor.detach().contiguous()
     dtype = numpy_dtype(_DTYPES[str(tensor.dtype).removeprefix("torch.")])
-    array: np.ndarray[Any, Any] = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
+    array: NDArray[Any] = tensor.reshape(-1).view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
     return array
 
 
@@ -90,9 +90,13 @@ def read_torch_file(path: Path) -> TorchFile:
     FormatError
         If it is damaged, holds anything but tensors, or would have to run code to be read.
     """
+    return torch_file_of(path, load_pickle(path))
+
+
+def torch_file_of(path: Path, state: object) -> TorchFile:
+    """What `load_pickle` gave, as a state dict; raises as `read_torch_file`."""
     import torch
 
-    state = load_pickle(path)
     if not isinstance(state, dict):
         raise FormatError(f"holds a {type(state).__name__}, expected a state dict", where=path)
     tensors: dict[str, TensorInfo] = {}

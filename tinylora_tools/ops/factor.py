@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from .. import __version__
-from ..bases.factoring_notes import reduced_ranks, undetermined_vectors
-from ..bases.modules import Module
-from ..bases.selection import Targets, select
-from ..bases.tensor_names import refuse_packed
-from ..bases.weights import Array, as_matrix, fingerprint, for_each, read_weight
+from ..adapters.load import ModuleOrder, order_in
+from ..bases.base import Base, open_base
+from ..bases.modules import Module, open_model, reduced_ranks, undetermined_vectors
+from ..bases.quantization import refuse_packed
+from ..bases.selection import select
+from ..bases.weights import as_matrix, fingerprint, over_modules, torch_threads
 from ..core.svd.triplets import Factors, top_triplets
 from ..core.torch_arrays import array_of, check_device
-from ..errors import FormatError, OutputError, TinyLoraError
-from ..formats.checkpoint import Checkpoint, read_checkpoint
+from ..errors import FormatError, OutputError
+from ..formats.checkpoint import Checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
-from ..formats.safetensors_file import SafetensorsFile, build_header, write_file
-from ..output.staging import lies_in, require_ending, resumable_file
+from ..formats.peft_config import TinyLoraConfig
+from ..formats.safetensors_file import SafetensorsFile
+from ..formats.safetensors_writer import write_file, write_tensors
+from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
-from .create.plan import open_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +69,36 @@ class FactorReport:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class FactorOptions:
-    """Which modules, how many triplets, and where they are computed."""
-
-    rank: int = 2
-    targets: Targets = field(default_factory=Targets)
-    device: str = "cpu"
-    threads: int | None = None
-    release: str | None = None
-    module_order: tuple[str, ...] | None = None
-    force: bool = False
-
-
 def factor(
-    base: Path, output: Path, options: FactorOptions | None = None, progress: Progress | None = None
+    base: str | Path | Base,
+    output: str | Path,
+    config: TinyLoraConfig | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    release: str | None = None,
+    module_order: ModuleOrder = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> FactorReport:
     """Compute and store the leading singular triplets of a base's weights.
 
     What `output`, or what an interrupted run left beside it, already holds of the same weights and rank is reused.
+
+    Parameters
+    ----------
+    base : path
+    output : path
+        The .safetensors file to make.
+    config : TinyLoraConfig, optional
+        Its r, and its fields that say which modules; PEFT's defaults, where it is None.
+    device, threads
+        Where triplets are computed, and with how many of torch's threads.
+    release, module_order
+        As `count`.
+    force : bool
+        Replace a file that holds something else.
+    progress : Progress, optional
 
     Raises
     ------
@@ -94,39 +107,31 @@ def factor(
         (without `force`), or is a file of the base's; a device that isn't there.
     """
     started = time.perf_counter()
-    options, progress = options or FactorOptions(), progress or NoProgress()
-    if options.rank < 1:
-        raise FormatError(f"r={options.rank}, expected a positive integer")
-    device = check_device(options.device, "Leave --device out to compute on the CPU.")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    checkpoint = read_checkpoint(base)
-    model = open_model(
-        checkpoint,
-        task_type=options.targets.task_type,
-        release=options.release,
-        module_order=options.module_order,
-        numbered=False,
-    )
-    modules = select(model, options.targets, base).modules
+    at, output, config = open_base(base), Path(output).expanduser(), config or TinyLoraConfig()
+    if config.r < 1:
+        raise FormatError(f"r={config.r}, expected a positive integer")
+    where = check_device(device)
+    order = order_in(module_order)
+    model = open_model(at, task_type=config.task_type, release=release, module_order=order, numbered=False)
+    modules = select(model, config, at.path).modules
     for module in modules:
-        refuse_packed(checkpoint, module.tensor.name)
-    older = _older(output, base if base.is_dir() else base.parent, force=options.force)
-    if older is not None and not options.force:
-        _refuse_another(older, checkpoint, modules, options.rank, output)
-    with resumable_file(output) as (parts, whole):
-        work = _Work(checkpoint, options.rank, device, parts, older)
-        found = _all(work, modules, output, progress)
-        written = _assemble(whole, work, modules, options.rank)
+        refuse_packed(at.checkpoint, module.tensor.name)
+    older = _older(output, at.directory, force=force)
+    if older is not None and not force:
+        _refuse_another(older, at.checkpoint, modules, config.r, output)
+    with resumable_file(output) as (parts, whole), torch_threads(threads):
+        work = _Work(at.checkpoint, config.r, where, parts, older)
+        found = _all(work, modules, output, progress or NoProgress())
+        written = _assemble(whole, work, modules, config.r)
     return FactorReport(
         output=str(output),
         bytes_written=written,
-        rank=options.rank,
-        device=str(device),
+        rank=config.r,
+        device=str(where),
         modules=found,
         reused=sum(m.reused for m in found),
         seconds=time.perf_counter() - started,
-        warnings=reduced_ranks(modules, options.rank) + undetermined_vectors([m.name for m in found if m.undetermined]),
+        warnings=reduced_ranks(modules, config.r) + undetermined_vectors([m.name for m in found if m.undetermined]),
     )
 
 
@@ -150,7 +155,7 @@ def _older(output: Path, beside: Path, *, force: bool) -> FactorsFile | None:
 
 def _refuse_another(older: FactorsFile, base: Checkpoint, modules: Sequence[Module], rank: int, output: Path) -> None:
     """Raise OutputError if the output holds what this run wouldn't write again, or nothing of this base."""
-    hint = "Name another output, or replace it with --force."
+    hint = replace_hint()
     if older.rank != rank:
         raise OutputError(f"exists already and holds factors with r={older.rank}", where=output, hint=hint)
     dropped = older.modules.keys() - {module.name for module in modules}
@@ -162,7 +167,7 @@ def _refuse_another(older: FactorsFile, base: Checkpoint, modules: Sequence[Modu
         )
     for module in modules:
         facts = older.modules.get(module.name)
-        if facts is not None and facts["fingerprint"] == fingerprint(read_weight(base, module)):
+        if facts is not None and facts["fingerprint"] == fingerprint(base.read(module.tensor.name)):
             return
     raise OutputError("exists already and holds factors of other weights", where=output, hint=hint)
 
@@ -199,14 +204,18 @@ class _Work:
 
 
 def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progress) -> list[ModuleFactors]:
-    progress.start(sum(module.tensor.nbytes for module in modules))
     found: dict[str, ModuleFactors] = {}
     try:
         with ThreadPoolExecutor(1) as hashing:
-            for module, report in for_each(modules, lambda module: _one(work, module, hashing), work.device):
+            for module, report in over_modules(
+                "Factoring",
+                modules,
+                lambda module: _one(work, module, hashing),
+                device=work.device,
+                progress=progress,
+                where=work.base.path,
+            ):
                 found[module.name] = report
-                progress.at(module.name)
-                progress.advance(module.tensor.nbytes)
     except KeyboardInterrupt:
         kept = (
             f"{len(found)} of {len(modules)} modules are kept beside {output}: the same command goes on with the rest"
@@ -217,7 +226,7 @@ def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progres
 
 def _one(work: _Work, module: Module, hashing: ThreadPoolExecutor) -> ModuleFactors:
     started = time.perf_counter()
-    stored = read_weight(work.base, module)
+    stored = work.base.read(module.tensor.name)
     mark = hashing.submit(fingerprint, stored)
     may_be_known = work.older is not None or work.part(module).exists()
     if may_be_known and (known := work.known(module, mark.result())):
@@ -227,10 +236,7 @@ def _one(work: _Work, module: Module, hashing: ThreadPoolExecutor) -> ModuleFact
                 work, module, {part: file.file.read(f"{module.name}.{part}") for part in PARTS}, mark.result(), report
             )
         return report
-    try:
-        factors = top_triplets(as_matrix(stored, module, work.device), work.rank)
-    except TinyLoraError as error:
-        raise FormatError(f"{module.name}: {error.what}", where=work.base.path, hint=error.hint) from None
+    factors = top_triplets(as_matrix(stored, module, work.device), work.rank)
     report = _report(module, factors, time.perf_counter() - started)
     arrays = {part: array_of(getattr(factors, part)) for part in PARTS}
     _keep(work, module, arrays, mark.result(), report)
@@ -255,14 +261,14 @@ def _report(module: Module, factors: Factors, seconds: float) -> ModuleFactors:
     )
 
 
-def _keep(work: _Work, module: Module, arrays: Mapping[str, Array], mark: str, report: ModuleFactors) -> None:
+def _keep(work: _Work, module: Module, arrays: Mapping[str, NDArray[Any]], mark: str, report: ModuleFactors) -> None:
     """Write one module's triplets beside the output, whole or not at all."""
     path = work.part(module)
     partial = path.with_suffix(".writing")
     partial.unlink(missing_ok=True)
     named = {f"{module.name}.{part}": array for part, array in arrays.items()}
     facts = {module.name: {"fingerprint": mark, **_lasting(report)}}
-    write_file(partial, named, metadata_of(work.rank, facts, _versions()), flush=False)
+    write_file(partial, named, metadata_of(work.rank, facts, _versions()))
     partial.replace(path)
 
 
@@ -286,11 +292,7 @@ def _assemble(whole: Path, work: _Work, modules: Iterable[Module], rank: int) ->
                 yield file.file, f"{name}.{part}"
 
     infos = [file.tensors[key] for file, key in tensors()]
-    header, _ = build_header([(i.name, i.dtype, i.shape) for i in infos], metadata_of(rank, facts, _versions()))
-    with whole.open("xb") as out:
-        out.write(header)
-        for file, key in tensors():
-            out.write(file.read(key).tobytes())
-        out.flush()
-        os.fsync(out.fileno())
-        return out.tell()
+    values = ((key, file.read(key)) for file, key in tensors())
+    return write_tensors(
+        whole, [(i.name, i.dtype, i.shape) for i in infos], values, metadata_of(rank, facts, _versions())
+    )

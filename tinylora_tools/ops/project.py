@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from .. import __version__
-from ..adapters.load import load_adapter
-from ..adapters.write import drawn_projections, stored_tensors, write_adapter
+from ..adapters import soundness
+from ..adapters.load import Adapter, ModuleOrder
+from ..adapters.source import Source, find_source
+from ..adapters.write import missing_projections, stored_tensors, write_adapter
+from ..bases.base import Base, open_base
 from ..core.compare import digest
 from ..core.streams import projection
-from ..formats.peft_adapter import factor_key
-from ..formats.safetensors_file import write_file as write_safetensors
+from ..formats.peft_keys import factor_key
+from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
 from ..output.companions import copy_adapter_files
-from ..output.staging import staged_directory, staged_file
+from ..output.staging import check_output, staged_directory, staged_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,33 @@ class ProjectReport:
     dtype: str
     output: str | None
     tensors: list[DrawnTensor]
+    warnings: list[str]
+
+
+def draw_projection(seed: int, u: int, r: int, n: int = 1, *, stream: str = projection.DEFAULT_STREAM) -> NDArray[Any]:
+    """P of n modules, bit for bit as PyTorch draws it: that of the module at place i from seed + i.
+
+    Parameters
+    ----------
+    seed : int
+        projection_seed: from -2^63 to 2^64 - n.
+    u, r : int
+        Length of the trained vector, and rank of the factors.
+    n : int
+        How many modules.
+    stream : str
+        Whose arithmetic: "torch-cpu-avx2", "torch-cpu-scalar", or "torch", what is installed here.
+
+    Returns
+    -------
+    (n, u, r, r) array of float32
+
+    Raises
+    ------
+    UnsupportedError
+        For arguments out of range.
+    """
+    return projection.draw_many(range(seed, seed + n), u, r, stream=stream)
 
 
 def project_seeds(
@@ -47,7 +78,7 @@ def project_seeds(
     *,
     stream: str = projection.DEFAULT_STREAM,
     dtype: str = "float32",
-    output: Path | None = None,
+    output: str | Path | None = None,
     force: bool = False,
 ) -> ProjectReport:
     """Draw P for `count` modules, index i from seed + i; with `output`, into a safetensors file as `P.0`, `P.1`, ...
@@ -58,47 +89,63 @@ def project_seeds(
         For arguments out of range, and for an output that can't be written.
     """
     seeds = range(seed, seed + count)
-    drawn = projection.draw_many(seeds, u, r, stream=stream)
+    drawn = draw_projection(seed, u, r, count, stream=stream)
     narrow = float_dtype(dtype)
     tensors = {f"P.{i}": P.astype(narrow) for i, P in enumerate(drawn)}
     if output is not None:
         metadata = _provenance(stream, dtype) | {"seed": str(seed), "u": str(u), "r": str(r), "count": str(count)}
-        with staged_file(output, force=force) as path:
-            write_safetensors(path, tensors, metadata)
+        with staged_file(Path(output).expanduser(), force=force) as path:
+            write_file(path, tensors, metadata)
     rows = [DrawnTensor(name, one, P.shape, digest(P)) for (name, P), one in zip(tensors.items(), seeds, strict=True)]
-    return ProjectReport(stream, dtype, str(output) if output else None, rows)
+    return ProjectReport(stream, dtype, str(output) if output else None, rows, [])
 
 
-def project_adapter(
-    path: Path,
-    output: Path,
+def project(
+    adapter: str | Path | Source | Adapter,
+    output: str | Path,
     *,
-    base_config: Mapping[str, Any] | None = None,
-    module_order: Sequence[str] | None = None,
-    stream: str = projection.DEFAULT_STREAM,
+    base: str | Path | Base | None = None,
+    module_order: ModuleOrder = None,
+    stream: str | None = None,
     force: bool = False,
 ) -> ProjectReport:
     """Write the same adapter with its P in the file, so that PEFT loads the same P on every machine.
 
     P has the dtype that A has; everything else in the adapter's directory comes along. The report lists what was drawn.
 
+    Parameters
+    ----------
+    adapter : path, or open adapter
+    output : path
+        The directory to make.
+    base : path, optional
+        What tells the order of modules; by default the base that the adapter names, if it is at hand.
+    module_order, stream
+        As `load_adapter`.
+    force : bool
+        Replace an existing adapter.
+
     Raises
     ------
     TinyLoraError
         Where a P can't be drawn (the order isn't known, the seed is lost), and for an output that can't be written.
     """
-    loaded = load_adapter(path, base_config=base_config, module_order=module_order)
-    adapter, numbering = loaded.adapter, loaded.numbering
-    added = drawn_projections(loaded, stream)
-    config = {**adapter.config.raw, "save_projection": True} if adapter.config else None
-    with staged_directory(output, force=force, inputs=[path]) as directory:
-        write_adapter(directory, stored_tensors(adapter) | added, config, adapter.file.metadata)
-        if path.is_dir():
-            copy_adapter_files(adapter.directory, directory)
-    index, seed = numbering.index or {}, adapter.config.projection_seed if adapter.config else 0
-    seeds = {factor_key(module, "P"): seed + index.get(module, 0) for module in adapter.modules}
+    output, source = Path(output).expanduser(), find_source(adapter)
+    at = None if base is None else open_base(base).require_config()
+    inputs = source.inputs(at)
+    check_output(output, force=force, inputs=inputs)
+    opened = source.open(at, module_order=module_order, stream=stream, in_memory=True)
+    soundness.check(opened)
+    header = opened.header
+    added = missing_projections(opened)
+    config = {**opened.config.raw, "save_projection": True} if header.has_config else None
+    with staged_directory(output, force=force, inputs=inputs) as directory:
+        write_adapter(directory, stored_tensors(header) | added, config, header.file.metadata)
+        if opened.companions is not None:
+            copy_adapter_files(opened.companions, directory)
+    seeds = {factor_key(m, "P"): opened.seed + i for m, i in opened.places.items()} if added else {}
     rows = [DrawnTensor(name, seeds[name], P.shape, digest(P)) for name, P in added.items()]
-    return ProjectReport(stream, "as stored", str(output), rows)
+    return ProjectReport(opened.stream, "as stored", str(output), rows, list(opened.notes))
 
 
 def _provenance(stream: str, dtype: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ import errno
 import os
 import sys
 
+from ..formats.safetensors_writer import write_all
+
 _UNABLE = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
 _CALL_BYTES = 1 << 30  # larger counts are refused or cut short by some kernels
 _BUFFER_BYTES = 4 << 20
@@ -70,14 +72,6 @@ if sys.platform == "linux":
             if error.errno not in _UNABLE | {errno.ENOENT, errno.EACCES}:
                 raise
         return done
-
-
-def write_all(target: int, data: memoryview, start: int) -> None:
-    """Write all of `data` at `start`; pwrite may write less at a time."""
-    data = data.cast("B")
-    while data:
-        count = os.pwrite(target, data, start)
-        data, start = data[count:], start + count
 
 
 def read_into(source: int, buffer: memoryview, start: int) -> None:

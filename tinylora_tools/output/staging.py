@@ -1,7 +1,8 @@
 """Outputs that appear under their name only when they are complete.
 
-A file or directory is written beside its final name, flushed to the disk, and renamed. What a killed run leaves behind
-has a name of its own, which starts with a dot, and is cleared, or gone on from, by the next run.
+A file or directory is written beside its final name, flushed to the disk (every file, then the directories), and
+renamed; that is done here and nowhere else. What a killed run leaves behind has a name of its own, which starts with a
+dot, and is cleared, or gone on from, by the next run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..formats.peft_config import CONFIG_NAME
+from ..wording import argument
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
             with _explained(output):
                 _clear(partial)
                 yield partial
-                _sync_directories(partial)
+                _sync_tree(partial)
                 _put_in_place(partial, output, replaced)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -67,6 +69,7 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         try:
             yield partial
+            _sync(partial)
             partial.replace(output)
             _sync(output.absolute().parent)
         except BaseException:
@@ -98,6 +101,7 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
         with _explained(output, kept):
             whole.unlink(missing_ok=True)
             yield parts, whole
+            _sync(whole)
             whole.replace(output)
             _sync(output.parent)
             shutil.rmtree(parts, ignore_errors=True)
@@ -109,8 +113,13 @@ def check_file(output: Path, *, force: bool) -> None:
     """Raise OutputError if a new file can't become `output`, as `staged_file`: for who checks before long work."""
     with _explained(output):
         if output.exists() and (not force or not output.is_file()):
-            hint = "Name another output, or replace it with --force." if output.is_file() else "Name a file."
+            hint = replace_hint() if output.is_file() else "Name a file."
             raise OutputError("exists already", where=output, hint=hint)
+
+
+def replace_hint() -> str:
+    """What to do about an output that exists and may be replaced."""
+    return f"Name another output, or replace it with {argument('force', True)}."
 
 
 def require_ending(output: Path) -> None:
@@ -132,10 +141,11 @@ def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
             return
         replaceable = output.is_dir() and _is_model(output)
     if not replaceable:
-        what = "exists already and is no model's directory" + (", so --force doesn't replace it" if force else "")
+        kept = f", so {argument('force', True)} doesn't replace it" if force else ""
+        what = f"exists already and is no model's directory{kept}"
         raise OutputError(what, where=output, hint="Name another output, or remove it yourself.")
     if not force:
-        raise OutputError("exists already", where=output, hint="Name another output, or replace it with --force.")
+        raise OutputError("exists already", where=output, hint=replace_hint())
 
 
 def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
@@ -240,9 +250,11 @@ def _put_in_place(partial: Path, output: Path, replaced: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _sync_directories(top: Path) -> None:
-    for directory in (top, *(path for path in top.rglob("*") if path.is_dir())):
-        _sync(directory)
+def _sync_tree(top: Path) -> None:
+    """Flush every file, then every directory, the innermost first: what has a name then has its bytes."""
+    paths = sorted(top.rglob("*"), key=lambda path: len(path.parts), reverse=True)
+    for path in (*(p for p in paths if not p.is_dir()), *(p for p in paths if p.is_dir()), top):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

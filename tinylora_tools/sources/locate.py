@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, TinyLoraError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfUri
 
 HUB_PREFIX = "hf://"
 
@@ -17,8 +21,8 @@ HUB_PREFIX = "hf://"
 _PATTERNS = ["*.safetensors", "*.json", "*.bin", "*.txt", "*.model", "*.jinja", "*.py", "*.md"]
 
 
-def locate(source: str) -> Path:
-    """The local path of a source; a Hub repository is downloaded to the Hub cache, or found there.
+def locate(source: str | Path) -> Path:
+    """The local path of a source; a Hub repository (named by a string) is downloaded to the Hub cache, or found there.
 
     Raises
     ------
@@ -27,15 +31,27 @@ def locate(source: str) -> Path:
     TinyLoraError
         If the repository can't be had.
     """
-    if source.startswith(HUB_PREFIX):
-        return _download(source.removeprefix(HUB_PREFIX))
-    path = _expanded(source)
+    named = str(source)
+    if isinstance(source, str) and source.startswith(HUB_PREFIX):
+        return _download(source)
+    path = _expanded(named)
     if not path.exists():
         hint = "Check the spelling."
-        if source.count("/") == 1 and not source.startswith((".", "~", "/")):
-            hint += f" For a repository on the Hub, write {HUB_PREFIX}{source}."
-        raise FormatError("no such file or directory", where=source, hint=hint)
+        if named.count("/") == 1 and not named.startswith((".", "~", "/")):
+            hint += f" For a repository on the Hub, write {HUB_PREFIX}{named}."
+        raise FormatError("no such file or directory", where=named, hint=hint)
     return path
+
+
+def base_name(source: str | Path) -> str:
+    """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
+    if isinstance(source, str) and source.startswith(HUB_PREFIX):
+        return _repository(source).id
+    resolved = Path(source).expanduser().resolve()
+    try:
+        return str(resolved.relative_to(Path.cwd()))
+    except ValueError:
+        return str(resolved)
 
 
 def locate_base(name: str, revision: str | None, beside: Path) -> Path | None:
@@ -65,16 +81,38 @@ def _expanded(source: str) -> Path:
         return Path(source)
 
 
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _repository(source: str) -> HfUri:
+    """The repository that a source names.
 
-    name, _, revision = repository.partition("@")
+    Raises
+    ------
+    FormatError
+        If it can't be one.
+    """
+    from huggingface_hub import parse_hf_uri
+    from huggingface_hub.errors import HfUriError
+
+    expected = f"Write {HUB_PREFIX}owner/name, with @revision behind it for another than main."
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        found = parse_hf_uri(source)
+    except HfUriError as error:
+        raise FormatError(f"isn't a repository on the Hub: {error}", where=source, hint=expected) from None
+    if found.type != "model" or found.path_in_repo:
+        what = f"a {found.type}" if found.type != "model" else f"the file {found.path_in_repo} in one"
+        raise FormatError(f"expected a model's repository, this is {what}", where=source, hint=expected)
+    return found
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = _repository(source)
+    try:
+        return Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise TinyLoraError(
             f"can't be had from the Hub: {str(error).splitlines()[0]}",
-            where=HUB_PREFIX + repository,
+            where=source,
             hint="Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",
         ) from None

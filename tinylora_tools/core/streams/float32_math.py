@@ -17,13 +17,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-Array = np.ndarray[Any, Any]
+from numpy.typing import NDArray
 
 _F = np.float32
 
 
-def _fma(a: Array | np.floating[Any], b: Array | np.floating[Any], c: Array | np.floating[Any]) -> Array:
+def _fma(
+    a: NDArray[Any] | np.floating[Any], b: NDArray[Any] | np.floating[Any], c: NDArray[Any] | np.floating[Any]
+) -> NDArray[Any]:
     """round(a b + c) for float32 arguments and a normal result, rounded once.
 
     The product is exact in float64, the sum is not always: rounding it to float32 goes wrong where rounding put the
@@ -31,7 +32,7 @@ def _fma(a: Array | np.floating[Any], b: Array | np.floating[Any], c: Array | np
     """
     product = np.multiply(a, b, dtype=np.float64)
     total = np.add(product, c, dtype=np.float64)
-    result: Array = total.astype(_F)
+    result: NDArray[Any] = total.astype(_F)
     middle = (total.view(np.int64) & 0x1FFF_FFFF) == 0x1000_0000
     if middle.any():
         at = np.nonzero(middle)
@@ -54,7 +55,7 @@ _AVX2_COS = [_F(c) for c in (2.443315711809948e-5, -1.388731625493765e-3, 4.1666
 _AVX2_SIN = [_F(c) for c in (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)]
 
 
-def avx2_log(u: Array) -> Array:
+def avx2_log(u: NDArray[Any]) -> NDArray[Any]:
     """log(u) for normal float32 u > 0."""
     bits = u.view(np.int32)
     exponent = ((bits >> 23) - 126).astype(_F)
@@ -69,11 +70,11 @@ def avx2_log(u: Array) -> Array:
     y = _fma(y * x, z, exponent * _F(-2.12194440e-4))
     # Fused in torch too; these products are exact, so that it makes no difference.
     y = y - z * _F(0.5)
-    result: Array = (x + y) + exponent * _F(0.693359375)
+    result: NDArray[Any] = (x + y) + exponent * _F(0.693359375)
     return result
 
 
-def avx2_sincos(angle: Array) -> tuple[Array, Array]:
+def avx2_sincos(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """sin and cos of a float32 angle >= 0."""
     j = ((angle * _F(1.27323954473516)).astype(np.int32) + 1) & ~np.int32(1)
     octant = j.astype(_F)
@@ -130,7 +131,7 @@ _QUARTER = float.fromhex("0x1.45F306DC9C883p+23")  # 2 / pi, times 2^24
 _HALF_PI = float.fromhex("0x1.921FB54442D18p0")
 
 
-def glibc_log(u: Array) -> Array:
+def glibc_log(u: NDArray[Any]) -> NDArray[Any]:
     """logf(u) for normal float32 u > 0."""
     bits = u.view(np.uint32)
     offset = bits - np.uint32(0x3F33_0000)
@@ -142,11 +143,11 @@ def glibc_log(u: Array) -> Array:
     y = _GLIBC_LOG[1] * r + _GLIBC_LOG[2]
     y = _GLIBC_LOG[0] * r2 + y
     y = y * r2 + (_LOG[i] + k * _LN2 + r)
-    result: Array = y.astype(_F)
+    result: NDArray[Any] = y.astype(_F)
     return result
 
 
-def glibc_sincos(angle: Array) -> tuple[Array, Array]:
+def glibc_sincos(angle: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """sinf and cosf of a float32 angle in [0, 120)."""
     wide = angle.astype(np.float64)
     small = angle.view(np.uint32) >> 20 < 0x3F4  # below pi/4, judged by the leading bits

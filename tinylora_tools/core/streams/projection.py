@@ -19,11 +19,10 @@ from math import cos, log1p, pi, sin, sqrt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import UnsupportedError
 from . import float32_math
-
-Array = np.ndarray[Any, Any]
 
 STREAMS = ("torch-cpu-avx2", "torch-cpu-scalar", "torch")
 DEFAULT_STREAM = "torch-cpu-avx2"
@@ -41,13 +40,19 @@ _MODULES = 2048
 _VALUES = 1 << 16
 
 
-def draw(seed: int, u: int, r: int, *, stream: str = DEFAULT_STREAM) -> Array:
+def draw(seed: int, u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:
     """P (u, r, r) in float32. See `draw_many`."""
-    P: Array = draw_many([seed], u, r, stream=stream)[0]
+    P: NDArray[Any] = draw_many([seed], u, r, stream=stream)[0]
     return P
 
 
-def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> Array:
+def draw_rounded(seed: int, u: int, r: int, dtype: str, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:
+    """P (u, r, r) in float32, rounded as training in `dtype` rounds it. See `draw_many` and `round_to`."""
+    P = draw(seed, u, r, stream=stream)
+    return round_to(P, dtype) if dtype in ("bfloat16", "float16") else P
+
+
+def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:
     """P of many modules at once.
 
     Parameters
@@ -73,17 +78,17 @@ def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STR
     return _drawn(seeds, u, r, 1.0 / sqrt(r), stream)
 
 
-def draw_scaled(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> Array:
+def draw_scaled(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:
     """P as `torch.randn(u, r, r, generator=g) / math.sqrt(r)` makes it, which isn't PEFT's P to the last bit.
 
     Parameters, result and errors as `draw_many`.
     """
     _check(seeds, u, r, stream)
-    P: Array = _drawn(seeds, u, r, 1.0, stream) / np.float32(sqrt(r))
+    P: NDArray[Any] = _drawn(seeds, u, r, 1.0, stream) / np.float32(sqrt(r))
     return P
 
 
-def _drawn(seeds: Sequence[int], u: int, r: int, std: float, stream: str) -> Array:
+def _drawn(seeds: Sequence[int], u: int, r: int, std: float, stream: str) -> NDArray[Any]:
     if stream == "torch":
         return _draw_with_torch(seeds, u, r, std)
     n = u * r * r
@@ -98,7 +103,7 @@ def _drawn(seeds: Sequence[int], u: int, r: int, std: float, stream: str) -> Arr
     return out.reshape(len(seeds), u, r, r)
 
 
-def round_to(P: Array, dtype: str) -> Array:
+def round_to(P: NDArray[Any], dtype: str) -> NDArray[Any]:
     """P rounded to a training dtype, in float32 again: PEFT draws in float32, rounds to the base's dtype, and widens.
 
     Parameters
@@ -138,7 +143,7 @@ def _check(seeds: Sequence[int], u: int, r: int, stream: str) -> None:
         )
 
 
-def _draw_with_torch(seeds: Sequence[int], u: int, r: int, std: float) -> Array:
+def _draw_with_torch(seeds: Sequence[int], u: int, r: int, std: float) -> NDArray[Any]:
     import torch
 
     out = np.empty((len(seeds), u, r, r), np.float32)
@@ -154,11 +159,11 @@ class _Twister:
     `take(count)` is the next `count` outputs for each seed, (count, seeds) uint32.
     """
 
-    def __init__(self, seeds: Array) -> None:
+    def __init__(self, seeds: NDArray[Any]) -> None:
         self._pieces = _words(seeds)
         self._ready = np.empty((0, len(seeds)), np.uint32)
 
-    def take(self, count: int) -> Array:
+    def take(self, count: int) -> NDArray[Any]:
         out = np.empty((count, self._ready.shape[1]), np.uint32)
         filled = 0
         while filled < count:
@@ -170,7 +175,7 @@ class _Twister:
         return out
 
 
-def _words(seeds: Array) -> Iterator[Array]:
+def _words(seeds: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """MT19937's outputs in pieces, without end."""
     state = np.empty((_WORDS, len(seeds)), np.uint32)
     state[0] = seeds
@@ -189,13 +194,13 @@ def _words(seeds: Array) -> Iterator[Array]:
             yield y ^ (y >> 18)
 
 
-def _twisted(upper: Array, lower: Array) -> Array:
+def _twisted(upper: NDArray[Any], lower: NDArray[Any]) -> NDArray[Any]:
     mixed = (upper & np.uint32(0x80000000)) | (lower & np.uint32(0x7FFFFFFF))
-    result: Array = (mixed >> 1) ^ ((mixed & np.uint32(1)) * np.uint32(0x9908B0DF))
+    result: NDArray[Any] = (mixed >> 1) ^ ((mixed & np.uint32(1)) * np.uint32(0x9908B0DF))
     return result
 
 
-def _normal_double(seeds: Array, n: int, std: float) -> Array:
+def _normal_double(seeds: NDArray[Any], n: int, std: float) -> NDArray[Any]:
     """Fewer than 16 values: torch draws them one by one in double precision, in pairs. (seeds, n) float32.
 
     log1p, cos and sin are the C library's, as in torch. Libraries may differ in a double's last bit (the GNU C
@@ -209,16 +214,16 @@ def _normal_double(seeds: Array, n: int, std: float) -> Array:
     radius = np.sqrt(-2.0 * _each(log1p, -uniform[1::2]))
     angle = 2.0 * pi * uniform[0::2]
     values = np.stack([radius * _each(cos, angle), radius * _each(sin, angle)], axis=1).reshape(2 * pairs, len(seeds))
-    result: Array = (values[:n].T * std).astype(np.float32)
+    result: NDArray[Any] = (values[:n].T * std).astype(np.float32)
     return result
 
 
-def _each(function: Callable[[float], float], values: Array) -> Array:
+def _each(function: Callable[[float], float], values: NDArray[Any]) -> NDArray[Any]:
     """Not NumPy's functions: those are other ones where the CPU has AVX-512, and the arrays are small."""
     return np.fromiter(map(function, values.ravel().tolist()), np.float64, values.size).reshape(values.shape)
 
 
-def _normal_float(seeds: Array, n: int, std: np.float32, stream: str) -> Array:
+def _normal_float(seeds: NDArray[Any], n: int, std: np.float32, stream: str) -> NDArray[Any]:
     """16 values or more: blocks of 16 in single precision; what is left over is redrawn as a block that ends with the
     last value, over the one before. (seeds, n) float32."""
     out = np.empty((len(seeds), n), np.float32)
@@ -234,7 +239,7 @@ def _normal_float(seeds: Array, n: int, std: np.float32, stream: str) -> Array:
     return out
 
 
-def _box_muller(words: Array, std: np.float32, stream: str) -> Array:
+def _box_muller(words: NDArray[Any], std: np.float32, stream: str) -> NDArray[Any]:
     """Each 16 words of a column make 16 normal values: j with j + 8. (words, seeds) to float32 of the same shape."""
     uniform = (words & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)
     blocks = uniform.reshape(-1, 2, 8, words.shape[1])
@@ -247,5 +252,5 @@ def _box_muller(words: Array, std: np.float32, stream: str) -> Array:
         sine, cosine = float32_math.glibc_sincos((2.0 * pi * u2.astype(np.float64)).astype(np.float32))
     radius = np.sqrt(np.float32(-2) * log)
     values = np.stack([radius * cosine, radius * sine], axis=1) * std
-    result: Array = values.reshape(words.shape) + np.float32(0)  # torch adds the mean: no negative zero
+    result: NDArray[Any] = values.reshape(words.shape) + np.float32(0)  # torch adds the mean: no negative zero
     return result

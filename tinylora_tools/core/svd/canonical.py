@@ -8,12 +8,13 @@ named. Letters as in `lowrank`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..lowrank import Array
 from ..torch_arrays import array_of
 from .triplets import Factors, rounded_as_peft, top_triplets
 
@@ -25,12 +26,12 @@ _OFF = 5e-14
 class Canonical:
     """A (r, in) and B (out, r) in float32, and where they may come out otherwise on another machine."""
 
-    A: Array
-    B: Array
-    unsure_a: Array
-    unsure_b: Array
+    A: NDArray[Any]
+    B: NDArray[Any]
+    unsure_a: NDArray[Any]
+    unsure_b: NDArray[Any]
 
-    def signed(self, flipped: Array) -> Canonical:
+    def signed(self, flipped: NDArray[Any]) -> Canonical:
         """With the pairs flipped that `flipped` (r,) names."""
         sign = np.where(flipped, -1.0, 1.0).astype(np.float32)
         return Canonical(self.A * sign[:, None], self.B * sign, self.unsure_a, self.unsure_b)

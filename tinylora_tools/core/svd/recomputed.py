@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..lowrank import Array
 from ..torch_arrays import array_of, tensor_of
 from .triplets import Factors, match_signs, rounded_as_peft, top_triplets
 
@@ -51,7 +52,7 @@ class Recomputed:
     determined: bool
 
 
-def recompute(W: Tensor, A: Array, B: Array, dtype: str) -> Recomputed:
+def recompute(W: Tensor, A: NDArray[Any], B: NDArray[Any], dtype: str) -> Recomputed:
     """Compare A (r, in) and B (out, r), made in `dtype`, with the factors of W (out, in), which is of that dtype."""
     stored = tensor_of(A).to(W.device), tensor_of(B).to(W.device)
     factors = match_signs(top_triplets(W, len(A)), *stored)

@@ -1,6 +1,6 @@
-"""What every foreign dialect is read into, and the settings that its files leave open.
+"""What every third-party dialect is read into, and the settings that its files leave open.
 
-A module of a foreign adapter adds scale U S R Vh to its weight, with R = sum_i v_i P_i (r, r) and the weight's singular
+A module of such an adapter adds scale U S R Vh to its weight, with R = sum_i v_i P_i (r, r) and the weight's singular
 triplets U (out, r), S (r,), Vh (r, in).
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FormatError, UndeterminedError
+from ...wording import argument
 from ..checkpoint import Checkpoint
 from ..tensors import DTYPE_OF
 from ..torch_file import array_of
-
-Array = np.ndarray[Any, Any]
 
 #: What these projects adapt unless told otherwise.
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -39,14 +39,14 @@ class Frozen:
         Whether the project multiplies both sides by sqrt(S), rounded to their dtype, instead of the left one by S.
     """
 
-    left: Array
-    right: Array
-    S: Array | None = None
+    left: NDArray[Any]
+    right: NDArray[Any]
+    S: NDArray[Any] | None = None
     rooted: bool = False
 
 
 class Settings:
-    """What the user says of an adapter that its files don't: `--setting NAME=VALUE`."""
+    """What the user says of an adapter that its files don't, by name."""
 
     def __init__(self, values: Mapping[str, str], path: Path) -> None:
         self._values, self._path, self._known = dict(values), path, list[str]()
@@ -65,10 +65,12 @@ class Settings:
         value = self._values.get(name, default)
         if value is None:
             raise UndeterminedError(
-                f"{name} isn't in the file: {why}", where=self._path, hint=f"Give it with --setting {name}=VALUE."
+                f"{name} isn't in the file: {why}",
+                where=self._path,
+                hint=f"Give it with {argument('settings', {name: ...})}.",
             )
         if among and value not in among:
-            raise FormatError(f"--setting {name}={value}, expected one of {', '.join(among)}")
+            raise FormatError(f"{argument('settings', {name: value})}, expected one of {', '.join(among)}")
         return value
 
     def integer(self, name: str, why: str, default: int | None = None) -> int:
@@ -77,13 +79,13 @@ class Settings:
         try:
             return int(text)
         except ValueError:
-            raise FormatError(f"--setting {name}={text}, expected a whole number") from None
+            raise FormatError(f"{argument('settings', {name: text})}, expected a whole number") from None
 
     def positive(self, name: str, why: str, default: int | None = None) -> int:
         """As `integer`, 1 or more."""
         value = self.integer(name, why, default)
         if value < 1:
-            raise FormatError(f"--setting {name}={value}, expected 1 or more")
+            raise FormatError(f"{argument('settings', {name: value})}, expected 1 or more")
         return value
 
     def number(self, name: str, why: str) -> float:
@@ -94,7 +96,7 @@ class Settings:
         except ValueError:
             value = float("nan")
         if not np.isfinite(value):
-            raise FormatError(f"--setting {name}={text}, expected a number")
+            raise FormatError(f"{argument('settings', {name: text})}, expected a number")
         return value
 
     def names(self, name: str, why: str, default: Sequence[str]) -> tuple[str, ...]:
@@ -110,10 +112,12 @@ class Settings:
         for name in self._values:
             if name not in self._known:
                 known = f"It takes {', '.join(self._known)}." if self._known else "It takes none."
-                raise FormatError(f"--setting {name}: this dialect has no such setting", where=self._path, hint=known)
+                raise FormatError(
+                    f"{argument('settings')} {name}: this dialect has no such setting", where=self._path, hint=known
+                )
 
 
-class ForeignAdapter(ABC):
+class ThirdPartyAdapter(ABC):
     """An adapter in a dialect of its own.
 
     Attributes
@@ -146,7 +150,7 @@ class ForeignAdapter(ABC):
     base_model: str | None = None
     checkpoint: Checkpoint | None = None
 
-    def __init__(self, path: Path, rank: int, proj_dim: int, vectors: Sequence[Array]) -> None:
+    def __init__(self, path: Path, rank: int, proj_dim: int, vectors: Sequence[NDArray[Any]]) -> None:
         self.path, self.rank, self.proj_dim, self.vectors = path, rank, proj_dim, tuple(vectors)
         self.notes: list[str] = []
 
@@ -162,7 +166,7 @@ class ForeignAdapter(ABC):
         """The module's stored factors; None where they are made from the weight."""
         return None
 
-    def projection(self, name: str) -> Array | None:
+    def projection(self, name: str) -> NDArray[Any] | None:
         """The module's stored P (u, r, r); None where it is drawn."""
         return None
 
@@ -178,12 +182,12 @@ class ForeignAdapter(ABC):
         """What the update is multiplied by."""
         return 1.0
 
-    def shape_projection(self, P: Array) -> Array:
+    def shape_projection(self, P: NDArray[Any]) -> NDArray[Any]:
         """P (u, r, r) from what the user supplies: a P as the project's module holds it."""
         return P
 
 
-def same_size(vectors: Sequence[Array], path: Path) -> int:
+def same_size(vectors: Sequence[NDArray[Any]], path: Path) -> int:
     """u, the size that all the vectors have.
 
     Raises
@@ -206,14 +210,14 @@ def is_tensor(value: object) -> bool:
     return type(value).__module__.startswith("torch") and hasattr(value, "numel")
 
 
-def vector_of(value: Any, name: str, path: Path) -> Array:
+def vector_of(value: Any, name: str, path: Path) -> NDArray[Any]:
     """A tensor from a pickle as an array."""
     if not is_tensor(value):
         raise FormatError(f"{name} is a {type(value).__name__}, expected a tensor", where=path)
     return floating(array_of(value), name, path)
 
 
-def floating(values: Array, name: str, path: Path) -> Array:
+def floating(values: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
     """The array itself; FormatError where its dtype isn't one that weights have."""
     if values.dtype.name not in DTYPE_OF:
         raise FormatError(f"{name} is {values.dtype.name}, expected a floating-point tensor", where=path)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import MismatchError
 from ..json_file import read_object
-from .adapter import LINEAR_LAYERS, ForeignAdapter, Settings, is_tensor, same_size, vector_of
+from .adapter import LINEAR_LAYERS, Settings, ThirdPartyAdapter, is_tensor, same_size, vector_of
 
 FILES = ("adapter_state.pt",)
 
@@ -33,7 +33,7 @@ def recognises(content: Any) -> bool:
     )
 
 
-class Anrgusc(ForeignAdapter):
+class Anrgusc(ThirdPartyAdapter):
     """An adapter of ANRGUSC/TinyLoRA."""
 
     dialect = "anrgusc"

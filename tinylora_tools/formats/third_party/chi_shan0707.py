@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FormatError, MismatchError
-from .adapter import LINEAR_LAYERS, Array, ForeignAdapter, same_size, vector_of
+from .adapter import LINEAR_LAYERS, ThirdPartyAdapter, same_size, vector_of
 
 FILES = ("tiny_lora_v.pt", "best_tiny_lora_v.pt")
 
@@ -26,7 +27,7 @@ def recognises(content: Any) -> bool:
     return isinstance(content, dict) and {"global_v", "u_value", "rank", "seed"} <= content.keys()
 
 
-class ChiShan0707(ForeignAdapter):
+class ChiShan0707(ThirdPartyAdapter):
     """An adapter of Chi-Shan0707/TinyLoRA-Qwen-Coder."""
 
     dialect = "chi-shan0707"
@@ -70,7 +71,7 @@ class ChiShan0707(ForeignAdapter):
     def lost_projection(self) -> str:
         return "P was drawn from the global generator of a GPU and isn't in the file: it is lost with that run"
 
-    def shape_projection(self, P: Array) -> Array:
+    def shape_projection(self, P: NDArray[Any]) -> NDArray[Any]:
         """P (u, r), the diagonals, or (u, r, r)."""
         if P.ndim != 2:
             return P

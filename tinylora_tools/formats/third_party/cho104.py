@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FormatError, MismatchError, UnsupportedError
+from ...wording import argument
 from ..torch_file import load_pickle
-from .adapter import Array, ForeignAdapter, Frozen, Settings, is_tensor, same_size, vector_of
+from .adapter import Frozen, Settings, ThirdPartyAdapter, is_tensor, same_size, vector_of
 
 FILES = ("best_model.pt",)
 
@@ -33,7 +35,7 @@ def _is_map(value: object) -> bool:
     return isinstance(value, dict) and any(isinstance(name, str) and name.endswith(".v") for name in value)
 
 
-class Cho104(ForeignAdapter):
+class Cho104(ThirdPartyAdapter):
     """An adapter of cho104/TinyLoRA-RL-SVD."""
 
     dialect = "cho104"
@@ -83,18 +85,18 @@ class Cho104(ForeignAdapter):
     def lost_projection(self) -> str:
         return "P was drawn without a seed and isn't in the file: it is lost with that run"
 
-    def shape_projection(self, P: Array) -> Array:
+    def shape_projection(self, P: NDArray[Any]) -> NDArray[Any]:
         """P; with the skew-symmetric constraint, its skew part."""
         if self._constraint == "none" or P.ndim != 3:
             return P
         wide = P.astype(np.float64)
-        skew: Array = (wide - wide.transpose(0, 2, 1)) / 2
+        skew: NDArray[Any] = (wide - wide.transpose(0, 2, 1)) / 2
         return skew
 
 
 def _read_factors(path: Path) -> dict[str, Frozen]:
     if not path.is_file():
-        raise FormatError("no such file", where=path, hint="Check --setting factors=FILE.")
+        raise FormatError("no such file", where=path, hint=f"Check {argument('settings', {'factors': ...})}.")
     content = load_pickle(path)
     if not isinstance(content, dict) or not content:
         raise FormatError("holds no factors", where=path, hint="Name the file that calibrate_svd.py wrote.")

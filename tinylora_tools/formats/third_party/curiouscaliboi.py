@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ..json_file import read_object
-from ..safetensors_file import SafetensorsFile, read_header
-from .adapter import Array, ForeignAdapter, Frozen, floating
+from ..safetensors_file import SafetensorsFile
+from .adapter import Frozen, ThirdPartyAdapter, floating
 
 WEIGHTS_NAME = "adapter.safetensors"
 CONFIG_NAME = "adapter_config.json"
@@ -30,14 +31,14 @@ def recognises(file: SafetensorsFile) -> bool:
     return "bank.v" in file.tensors
 
 
-class CuriousCaliBoi(ForeignAdapter):
+class CuriousCaliBoi(ThirdPartyAdapter):
     """An adapter of CuriousCaliBoi/nemotron-lightning-tinylora."""
 
     dialect = "curiouscaliboi"
     ordered = True
 
-    def __init__(self, path: Path) -> None:
-        self._file = read_header(path)
+    def __init__(self, file: SafetensorsFile) -> None:
+        self._file, path = file, file.path
         self._modules = _modules(path)
         bank = floating(self._file.read("bank.v"), "bank.v", path)
         if bank.ndim != 2 or not len(bank):
@@ -58,7 +59,7 @@ class CuriousCaliBoi(ForeignAdapter):
     def scale(self, name: str) -> float:
         return float(self._modules[self._place[name]]["scaling"])
 
-    def projection(self, name: str) -> Array:
+    def projection(self, name: str) -> NDArray[Any]:
         P = self._tensor("projection", name)
         if P.shape != (self.proj_dim, self.rank, self.rank):
             raise FormatError(
@@ -73,7 +74,7 @@ class CuriousCaliBoi(ForeignAdapter):
             raise FormatError(f"{name}: left is {left.shape}, right is {right.shape}, r={self.rank}", where=self.path)
         return Frozen(left, right)
 
-    def _tensor(self, part: str, name: str) -> Array:
+    def _tensor(self, part: str, name: str) -> NDArray[Any]:
         key = f"layers.{self._place[name]}.{part}"
         if key not in self._file.tensors:
             raise FormatError(f"lacks {key}, of {name}", where=self._file.path, hint="Save the adapter again.")

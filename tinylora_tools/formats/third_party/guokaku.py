@@ -9,12 +9,14 @@ Source: src/tinylora_gsm8k/tinylora.py of github.com/GuoKaku/TinyLora_Reproduce,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import FormatError
 from ..checkpoint import Checkpoint
-from .adapter import Array, ForeignAdapter, Frozen, floating, same_size
+from .adapter import Frozen, ThirdPartyAdapter, floating, same_size
 
 _PARTS = ("U", "S", "V", "P", "v")
 
@@ -29,7 +31,7 @@ def _names(checkpoint: Checkpoint) -> list[str]:
     return [name for name in found if all(f"{name}.{part}" in checkpoint for part in _PARTS)]
 
 
-class GuoKaku(ForeignAdapter):
+class GuoKaku(ThirdPartyAdapter):
     """An adapter inside a checkpoint of GuoKaku/TinyLora_Reproduce."""
 
     dialect = "guokaku"
@@ -59,9 +61,9 @@ class GuoKaku(ForeignAdapter):
             raise FormatError(f"{name}: U is {U.shape}, S {S.shape}, V {V.shape}", where=self._checkpoint.path)
         return Frozen(U, V.T, S)
 
-    def projection(self, name: str) -> Array:
+    def projection(self, name: str) -> NDArray[Any]:
         return self._read(name, "P")
 
-    def _read(self, name: str, part: str) -> Array:
+    def _read(self, name: str, part: str) -> NDArray[Any]:
         key = f"{name}.{part}"
         return floating(self._checkpoint.shards[self._checkpoint.shard_of[key]].read(key), key, self._checkpoint.path)

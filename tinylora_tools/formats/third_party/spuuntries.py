@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import FormatError, MismatchError
 from ..json_file import read_object
-from .adapter import ForeignAdapter, Settings, is_tensor, same_size, vector_of
+from .adapter import Settings, ThirdPartyAdapter, is_tensor, same_size, vector_of
 
 FILES = ("adapter.pt",)
 
@@ -31,7 +31,7 @@ def recognises(content: Any) -> bool:
     )
 
 
-class Spuuntries(ForeignAdapter):
+class Spuuntries(ThirdPartyAdapter):
     """An adapter of spuuntries/tinylora."""
 
     dialect = "spuuntries"

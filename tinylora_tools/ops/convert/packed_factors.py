@@ -2,108 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...bases.modules import Module
-from ...core.base_check import OTHER_WEIGHT, moved_above
 from ...core.compare import update_distance
-from ...core.residual import Triplets, residual_of
+from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.canonical import Canonical
 from ...errors import MismatchError
-from ...formats.checkpoint import Checkpoint
-from ...formats.packed import INDEX, VALUE, Array
-from ...formats.peft_adapter import PeftAdapter
+from ...formats.packed import INDEX, VALUE
+from ...formats.peft_adapter import Factors
 from ...formats.tensors import FLOAT_NAMES, float_dtype
+from ...wording import call
 
 #: The relative error of a module's update above which its factors get corrections.
 MOST_ERROR = 1e-3
 
 
-@dataclass(slots=True)
-class RestoredFactors:
-    """What is restored of each module, and what had to be said beyond the base."""
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One module's factors as the file gives them back.
 
-    A: dict[str, Array] = field(default_factory=dict)
-    B: dict[str, Array] = field(default_factory=dict)
-    flipped: list[bool] = field(default_factory=list)
-    index: list[Array] = field(default_factory=list)
-    value: list[Array] = field(default_factory=list)
-    entries: int = 0
-    error: float = 0.0
+    Attributes
+    ----------
+    A, B : array
+        (r, in) and (out, r) in float32.
+    flipped : array of bool
+        (r,), the pairs whose signs aren't the canonical ones.
+    places, values : array
+        The entries that are stored, by their place in A and B one behind the other.
+    error : float
+        How far the module's update is off, over its norm.
+    """
+
+    A: NDArray[Any]
+    B: NDArray[Any]
+    flipped: NDArray[Any]
+    places: NDArray[Any]
+    values: NDArray[Any]
+    error: float
+
+    @property
+    def entries(self) -> int:
+        return int(self.A.size + self.B.size)
 
 
-def off_base(base: Checkpoint, adapter: PeftAdapter, module: Module, stored: Array, dtype: str) -> bool:
-    """Whether the factors are a little off the base's weight; MismatchError where they are another weight's."""
-    parts = adapter.modules[module.name]
-    A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
+def off_base(factors: Factors, module: Module, stored: NDArray[Any], dtype: str, base: Path) -> bool:
+    """Whether factors are a little off the base's weight; MismatchError where they are another weight's."""
+    A, B = factors
     if (module.out_features, module.in_features) != (len(B), A.shape[1]):
         raise MismatchError(
             f"{module.name}: the factors are for a weight of shape ({len(B)}, {A.shape[1]}), the base's is"
             f" ({module.out_features}, {module.in_features})",
-            where=base.path,
+            where=base,
             hint="Is this the adapter's base?",
         )
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
-    if not rho <= OTHER_WEIGHT:
+    verdict = verdict_on(rho, dtype, FLOAT_NAMES[module.tensor.dtype])
+    if verdict == "other":
         raise MismatchError(
             f"{module.name}: its factors aren't those of the base's weight (residual {rho:.1e})",
-            where=base.path,
-            hint="Pack with the base that the adapter was trained on; `tinylora verify-base` says more.",
+            where=base,
+            hint="Pack with the base that the adapter was trained on; "
+            f"`{call('verify_base', 'ADAPTER', base=...)}` says more.",
         )
-    return rho > moved_above(dtype, FLOAT_NAMES[module.tensor.dtype])
+    return verdict == "moved"
 
 
-def restore_module(
-    adapter: PeftAdapter,
-    module: Module,
-    canonical: Canonical,
-    R: tuple[Array, Array],
-    factors: RestoredFactors,
-    *,
-    exact: bool,
-) -> None:
-    """Restore one module in memory, measure it, and correct it where that is needed.
+def restored(
+    factors: Factors, canonical: Canonical, R: NDArray[Any], stored_R: NDArray[Any], *, exact: bool
+) -> Restored:
+    """What a module gets back, measured, and corrected where that is needed.
 
-    R (r, r) is the adapter's and what is made of v as it is stored; what the latter is off, no correction mends.
+    R (r, r) is the adapter's, `stored_R` what is made of v as it is stored; what that is off, no correction mends.
     """
-    parts = adapter.modules[module.name]
-    A, B = (adapter.file.read(info.name).astype(np.float32) for info in (parts.A, parts.B))
+    A, B = (part.astype(np.float32) for part in factors)
     alike = np.einsum("ij,ij->j", canonical.B, B) + np.einsum("ij,ij->i", canonical.A, A)  # (r,)
     flipped = np.asarray(alike < 0.0)
     mine = canonical.signed(flipped)
-    off = update_distance((A, B, R[1]), (mine.A, mine.B, R[1]))
-    restored = np.concatenate([mine.A.ravel(), mine.B.ravel()])
+    off = update_distance((A, B, stored_R), (mine.A, mine.B, stored_R))
+    entries = np.concatenate([mine.A.ravel(), mine.B.ravel()])
     wanted = np.concatenate([A.ravel(), B.ravel()])
     fix = np.concatenate([mine.unsure_a.ravel(), mine.unsure_b.ravel()])
     corrected = exact or not off <= MOST_ERROR
     if corrected:
         # bits, not values: the sign of a zero is part of an identical file
-        fix = fix | (restored.view(np.uint32) != wanted.view(np.uint32))
-        restored = np.where(fix, wanted, restored)
-    error = update_distance((A, B, R[0]), (A, B, R[1]) if corrected else (mine.A, mine.B, R[1]))
+        fix = fix | (entries.view(np.uint32) != wanted.view(np.uint32))
+        entries = np.where(fix, wanted, entries)
     places = np.flatnonzero(fix)
-    factors.index.append(places + factors.entries)
-    factors.value.append(restored[places])
-    factors.entries += len(restored)
-    factors.A[module.name] = restored[: A.size].reshape(A.shape)
-    factors.B[module.name] = restored[A.size :].reshape(B.shape)
-    factors.flipped += [bool(x) for x in flipped]
-    factors.error = max(factors.error, error)
+    return Restored(
+        A=entries[: A.size].reshape(A.shape),
+        B=entries[A.size :].reshape(B.shape),
+        flipped=flipped,
+        places=places,
+        values=entries[places],
+        error=update_distance((A, B, R), (A, B, stored_R) if corrected else (mine.A, mine.B, stored_R)),
+    )
 
 
-def corrections_of(factors: RestoredFactors, dtypes: Iterable[str]) -> dict[str, Array]:
+def corrections_of(modules: Sequence[Restored], dtypes: Iterable[str]) -> dict[str, NDArray[Any]]:
     """The entries to store with their places; all of them, without, where that is less."""
-    index, value = np.concatenate(factors.index), np.concatenate(factors.value)
+    firsts = np.cumsum([0, *(module.entries for module in modules)])
+    total = int(firsts[-1])
+    index = np.concatenate([module.places + first for module, first in zip(modules, firsts[:-1], strict=True)])
     if not len(index):
         return {}
     used = set(dtypes)
     narrow = float_dtype(next(iter(used)) if len(used) == 1 else "float32")
-    place = np.dtype(np.uint32 if factors.entries < 2**32 else np.uint64)
-    if len(index) * (place.itemsize + narrow.itemsize) < factors.entries * narrow.itemsize:
+    place = np.dtype(np.uint32 if total < 2**32 else np.uint64)
+    if len(index) * (place.itemsize + narrow.itemsize) < total * narrow.itemsize:
+        value = np.concatenate([module.values for module in modules])
         return {INDEX: index.astype(place), VALUE: value.astype(narrow)}
-    whole = [part.ravel() for name, A in factors.A.items() for part in (A, factors.B[name])]
+    whole = [part.ravel() for module in modules for part in (module.A, module.B)]
     return {VALUE: np.concatenate(whole).astype(narrow)}

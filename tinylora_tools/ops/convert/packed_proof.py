@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...adapters.write import stored_tensors
 from ...errors import UnsupportedError
-from ...formats.packed import Array
-from ...formats.peft_adapter import PeftAdapter, factor_key
+from ...formats.peft_adapter import PeftAdapter
+from ...formats.peft_keys import factor_key
+from ...wording import argument, call
 
 
-def compare(adapter: PeftAdapter, back: Mapping[str, Array], *, exact: bool, rounded: bool) -> bool:
+def compare(adapter: PeftAdapter, back: Mapping[str, NDArray[Any]], *, exact: bool, rounded: bool) -> bool:
     """Whether what the file gives back is the adapter, bit for bit.
 
     Raises
@@ -41,13 +44,14 @@ def compare(adapter: PeftAdapter, back: Mapping[str, Array], *, exact: bool, rou
     return identical
 
 
-def _way_out(adapter: PeftAdapter, before: Mapping[str, Array], lost: Sequence[str], *, exact: bool) -> str:
+def _way_out(adapter: PeftAdapter, before: Mapping[str, NDArray[Any]], lost: Sequence[str], *, exact: bool) -> str:
     """What to do with an adapter of which some tensors wouldn't come back."""
     factors = {factor_key(module, part) for module in adapter.modules for part in "ABP"} & before.keys()
     with np.errstate(over="ignore"):
         fit = all(np.array_equal(before[key].astype(np.float32).astype(np.float64), before[key]) for key in factors)
     if fit and factors.issuperset(lost):
-        return "Write it anew first, with one dtype: `tinylora convert --to peft --adapter-dtype float32`."
+        anew = call("to_peft", adapter.path, "ANEW", adapter_dtype="float32")
+        return f"Write it anew first, with one dtype: {anew}"
     if exact and len({before[key].dtype for key in factors}) == 1 and all(key.endswith(("_A", "_B")) for key in lost):
-        return "Leave --exact out: float32 rounds A and B, which are float64."
+        return f"Leave {argument('exact')} out: float32 rounds A and B, which are float64."
     return "Ship it in PEFT's form: float64 values that float32 rounds, or vectors of several dtypes, don't fit."

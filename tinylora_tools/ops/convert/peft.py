@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...adapters.load import load_adapter, unsaved_bias
-from ...adapters.updates import check_adapter
-from ...adapters.write import drawn_projections, require_drawable, stored_tensors, write_adapter
-from ...core.lowrank import Array
-from ...core.streams import projection
+from ...adapters import soundness
+from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.source import Source, find_source
+from ...adapters.write import missing_projections, require_drawable, stored_tensors, write_adapter
+from ...bases.base import Base, open_base
 from ...errors import UnsupportedError
-from ...formats.peft_adapter import factor_key
+from ...formats.peft_keys import factor_key
 from ...formats.tensors import float_dtype
 from ...output.companions import copy_adapter_files
-from ...output.staging import staged_directory
-
-
-@dataclass(frozen=True, slots=True)
-class PeftOptions:
-    """How the adapter is written; None leaves a thing as it is."""
-
-    save_projection: bool | None = None
-    adapter_dtype: str | None = None
-    stream: str = projection.DEFAULT_STREAM
-    module_order: tuple[str, ...] | None = None
-    force: bool = False
+from ...output.staging import check_output, staged_directory
+from ...progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class PeftReport:
-    """All that `tinylora convert --to peft` says; `left_out` counts tensors of other adapters."""
+    """All that `tinylora convert peft` says; `left_out` counts tensors of other adapters."""
 
     output: str
     to: str
@@ -48,10 +38,39 @@ class PeftReport:
     warnings: list[str]
 
 
-def convert_to_peft(
-    path: Path, output: Path, *, base_config: Mapping[str, Any] | None = None, options: PeftOptions | None = None
+def to_peft(
+    adapter: str | Path | Source | Adapter,
+    output: str | Path,
+    *,
+    base: str | Path | Base | None = None,
+    save_projection: bool | None = None,
+    adapter_dtype: str | None = None,
+    stream: str | None = None,
+    device: str = "cpu",
+    module_order: ModuleOrder = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> PeftReport:
-    """Write an adapter again.
+    """Write an adapter of any form in PEFT's files, anew.
+
+    Parameters
+    ----------
+    adapter : path, or open adapter
+    output : path
+        The directory to make.
+    base : path, optional
+        What tells the order of modules; packed adapters, and some of other projects, need its weights.
+    save_projection : bool, optional
+        Put P into the file, or leave it out where its seed draws it again; None leaves it as it is.
+    adapter_dtype : str, optional
+        Of A, B and P; refused where it would round. None leaves it as it is.
+    stream, module_order
+        As `load_adapter`.
+    device : str
+        Where factors are computed, if they have to be.
+    force : bool
+        Replace an existing adapter.
+    progress : Progress, optional
 
     Raises
     ------
@@ -59,45 +78,53 @@ def convert_to_peft(
         For an adapter that isn't sound, a P that can't be drawn or would be lost, and a dtype that would round.
     """
     started = time.perf_counter()
-    options = options or PeftOptions()
-    loaded = load_adapter(path, base_config=base_config, module_order=options.module_order)
-    adapter = loaded.adapter
-    check_adapter(loaded)
-    warnings = unsaved_bias(adapter)
-    tensors = stored_tensors(adapter)
-    left_out = len(adapter.file.tensors) - len(tensors)
-    if options.save_projection:
-        tensors |= drawn_projections(loaded, options.stream)
-    elif options.save_projection is False:
-        stream = require_drawable(loaded)
-        tensors = {key: values for key, values in tensors.items() if not key.endswith(".tinylora_P")}
-        warnings.append(
-            f"P is left out: it comes back bit for bit where torch draws as {stream} does, and nearly so elsewhere"
-        )
-    if options.adapter_dtype is not None:
-        keys = {factor_key(module, part): module for module in adapter.modules for part in "ABP"}
-        for key in tensors.keys() & keys.keys():
-            tensors[key] = _narrowed(tensors[key], float_dtype(options.adapter_dtype), key, adapter.file.path)
+    output, source = Path(output).expanduser(), find_source(adapter)
+    at = None if base is None else open_base(base).require_config()
+    inputs = source.inputs(at)
+    check_output(output, force=force, inputs=inputs)
+    opened = source.open(at, module_order=module_order, stream=stream, device=device, in_memory=True, progress=progress)
+    soundness.check(opened)
+    header = opened.header
+    tensors, notes = _tensors(opened, save_projection, adapter_dtype)
     stored = any(key.endswith(".tinylora_P") for key in tensors)
-    config = {**adapter.config.raw, "save_projection": stored} if adapter.config else None
-    with staged_directory(output, force=options.force, inputs=[path]) as directory:
-        written = write_adapter(directory, tensors, config, adapter.file.metadata)
-        if path.is_dir():
-            copy_adapter_files(adapter.directory, directory)
+    with staged_directory(output, force=force, inputs=inputs) as directory:
+        config = {**header.config.raw, "save_projection": stored} if header.has_config else None
+        written = write_adapter(directory, tensors, config, header.file.metadata)
+        if opened.companions is not None:
+            copy_adapter_files(opened.companions, directory)
     return PeftReport(
         output=str(output),
         to="peft",
-        modules=len(adapter.modules),
+        modules=len(opened.modules),
         projection=stored,
-        left_out=left_out,
-        bytes_read=adapter.file.path.stat().st_size,
+        left_out=len(header.leaked_keys),
+        bytes_read=header.file.path.stat().st_size,
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=warnings,
+        warnings=[*opened.notes, *notes],
     )
 
 
-def _narrowed(values: Array, dtype: np.dtype[Any], key: str, where: Path) -> Array:
+def _tensors(
+    adapter: Adapter, save_projection: bool | None, adapter_dtype: str | None
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """What the file gets, and what to know of it."""
+    tensors, notes = stored_tensors(adapter.header), []
+    if save_projection:
+        tensors |= missing_projections(adapter)
+    elif save_projection is False:
+        stream = require_drawable(adapter)
+        tensors = {key: values for key, values in tensors.items() if not key.endswith(".tinylora_P")}
+        notes.append(
+            f"P is left out: it comes back bit for bit where torch draws as {stream} does, and nearly so elsewhere"
+        )
+    if adapter_dtype is not None:
+        for key in tensors.keys() & {factor_key(module, part) for module in adapter.modules for part in "ABP"}:
+            tensors[key] = _narrowed(tensors[key], float_dtype(adapter_dtype), key, adapter.header.file.path)
+    return tensors, notes
+
+
+def _narrowed(values: NDArray[Any], dtype: np.dtype[Any], key: str, where: Path) -> NDArray[Any]:
     """The same values in another dtype; PEFT widens them as it loads them, so nothing may be lost."""
     with np.errstate(over="ignore"):
         narrow = values.astype(dtype)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...adapters.load import ModuleOrder, order_in
+from ...bases.base import Base, open_base
+from ...bases.modules import open_model
 from ...core.tying import group_count
-from ...formats.checkpoint import read_checkpoint
-from .plan import Plan, Settings, open_model, plan_adapter
+from ...formats.peft_config import TinyLoraConfig
+from .plan import Plan, plan_adapter
 
 #: Bytes of a number by dtype, for what v takes in each.
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -72,32 +74,39 @@ class CountReport:
 
 
 def count(
-    base: Path,
-    settings: Settings,
+    base: str | Path | Base,
+    config: TinyLoraConfig | None = None,
     *,
     budget: int | None = None,
     release: str | None = None,
-    module_order: Iterable[str] | None = None,
+    module_order: ModuleOrder = None,
 ) -> CountReport:
-    """Count what an adapter would train and store.
+    """Count what an adapter would train and store, from the checkpoint's headers.
 
     Parameters
     ----------
-    base : Path
-    settings : Settings
+    base : path
+    config : TinyLoraConfig, optional
+        PEFT's defaults, where it is None.
     budget : int, optional
         Also list the settings that train at most so many parameters with these targets.
-    release, module_order
-        As `model_modules`.
+    release : "4" or "5", optional
+        The generation of transformers whose module names count; the newest by default.
+    module_order : sequence of str, or the path of a file, optional
+        Modules in the order of named_modules(), where no known architecture tells it.
+
+    Raises
+    ------
+    TinyLoraError
+        For a base, settings or targets that don't do.
     """
-    checkpoint = read_checkpoint(base)
-    task = settings.targets.task_type
-    model = open_model(checkpoint, task_type=task, release=release, module_order=module_order)
-    plan = plan_adapter(checkpoint, model, settings)
+    at, config = open_base(base), config or TinyLoraConfig()
+    model = open_model(at, task_type=config.task_type, release=release, module_order=order_in(module_order))
+    plan = plan_adapter(at, model, config)
     trainable = _parameters(plan, "v")
-    kept = [t for t in plan.tensors if settings.save_projection or t.part != "P"]
+    kept = plan.kept(projection=config.save_projection)
     return CountReport(
-        base=str(base),
+        base=str(at.path),
         architecture=model.architecture.class_name if model.architecture else None,
         target_modules=_as_list(plan.selection.target_modules),
         trainable_parameters=trainable,
@@ -107,7 +116,7 @@ def count(
         modules_to_save_parameters=_parameters(plan, "saved"),
         embedding_parameters=_parameters(plan, "embedding"),
         stored_parameters=sum(t.parameters for t in kept),
-        stored_bytes=plan.file_bytes(projection=settings.save_projection),
+        stored_bytes=plan.file_bytes(projection=config.save_projection),
         stored_bytes_with_projection=plan.file_bytes(projection=True),
         stored_bytes_without_projection=plan.file_bytes(projection=False),
         modules=[
@@ -116,7 +125,7 @@ def count(
                 index=i,
                 group=plan.group[m.name],
                 kind=m.kind,
-                rank=m.rank(settings.rank),
+                rank=m.rank(config.r),
                 in_features=m.in_features,
                 out_features=m.out_features,
             )
@@ -142,7 +151,7 @@ def _groups(plan: Plan) -> list[GroupCount]:
     members: dict[int, list[str]] = {}
     for name, group in plan.group.items():
         members.setdefault(group, []).append(name)
-    return [GroupCount(group, plan.settings.proj_dim, names) for group, names in sorted(members.items())]
+    return [GroupCount(group, plan.config.u, names) for group, names in sorted(members.items())]
 
 
 def within_budget(modules: int, budget: int) -> list[Setting]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ...bases import architecture as architectures
 from ...bases.architecture import Architecture
+from ...bases.base import Base
 from ...bases.tensor_names import is_tied
-from ...formats.checkpoint import Checkpoint, read_checkpoint
+from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import TensorFile, TensorInfo
 
 
@@ -50,17 +49,16 @@ class CheckpointReport:
     warnings: list[str]
 
 
-def inspect_checkpoint(path: Path) -> CheckpointReport:
-    """Describe a checkpoint directory, or a single weights file."""
-    checkpoint = read_checkpoint(path)
-    config = dict(checkpoint.config or {})
-    architecture = architectures.from_config(config) if config else None
+def inspect_checkpoint(base: Base, notes: Sequence[str] = ()) -> CheckpointReport:
+    """Describe a checkpoint directory, or a single weights file; `notes` go before its own warnings."""
+    checkpoint, architecture = base.checkpoint, base.architecture
+    config = dict(base.config or {})
     infos = checkpoint.tensor_infos()
     names = config.get("architectures")
     quantization = config.get("quantization_config")
     return CheckpointReport(
         kind="checkpoint",
-        path=str(path),
+        path=str(base.path),
         architecture=names[0] if isinstance(names, list) and names else config.get("model_type"),
         parameters=sum(info.parameters for info in infos),
         tensor_bytes=sum(info.nbytes for info in infos),
@@ -71,7 +69,7 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         layers=_counts((_kind(info, architecture), info) for info in infos),
         tied=_ties(checkpoint, architecture, config),
         quantization=str(quantization.get("quant_method", "unknown")) if isinstance(quantization, dict) else None,
-        warnings=_warnings(checkpoint),
+        warnings=[*notes, *_warnings(checkpoint)],
     )
 
 

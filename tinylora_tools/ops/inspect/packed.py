@@ -60,8 +60,8 @@ def inspect_packed(packed: Packed) -> PackedReport:
         file_bytes=packed.file.size,
         error=error,
         stream=None if packed.numbers("P_of") else packed.file.metadata.get("stream", DEFAULT_STREAM),
-        base_model=packed.config["base_model_name_or_path"],
+        base_model=packed.config.base_model_name_or_path,
         weights=packed.text("weights"),
-        config=dict(packed.config),
+        config=dict(packed.config.raw),
         warnings=[],
     )

@@ -2,58 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from ...adapters.load import config_of_base
-from ...adapters.source import refuse_foreign
+from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.source import Source, adapter_of, another_project, find_source, open_file
+from ...bases.base import Base, open_base
 from ...errors import FormatError
-from ...formats.checkpoint import is_checkpoint, read_tensor_file
-from ...formats.packed import packed_at
-from ...formats.peft_adapter import WEIGHTS_NAMES, find_adapter, is_adapter
+from ...formats import third_party
+from ...formats.checkpoint import Checkpoint, is_checkpoint
+from ...formats.packed import Packed
+from ...formats.peft_adapter import WEIGHTS_NAMES, find_adapter
+from ...formats.third_party import Found
+from ...sources.locate import locate
+from ...wording import call
 from .adapter import AdapterReport, inspect_adapter
 from .checkpoint import CheckpointReport, inspect_checkpoint
 from .packed import PackedReport, inspect_packed
 
 
 def inspect(
-    source: Path, *, base: Path | None = None, module_order: Sequence[str] | None = None
+    source: str | Path | Adapter | Base, base: str | Path | Base | None = None, *, module_order: ModuleOrder = None
 ) -> AdapterReport | PackedReport | CheckpointReport:
-    """Describe an adapter's directory or file, or a checkpoint's.
+    """Describe an adapter's directory or file, or a checkpoint's, from headers and an adapter's smallest tensors.
+
+    Parameters
+    ----------
+    source : path, or what is open
+    base : path, optional
+        Of an adapter: what tells its architecture; by default the base that it names, if that is at hand.
+    module_order
+        As `load_adapter`.
 
     Raises
     ------
     FormatError
-        If it is neither.
+        If it is neither, or damaged.
     """
-    refuse_foreign(source)
-    if source.is_dir():
-        adapter = find_adapter(source) is not None and not is_checkpoint(source)
-        if not adapter and not is_checkpoint(source):
-            raise FormatError(
-                "neither an adapter nor a checkpoint is in this directory",
-                where=source,
-                hint="Name the directory that save_pretrained wrote, or one of its .safetensors files.",
-            )
-    else:
-        packed = packed_at(source)
-        if packed is not None:
-            return inspect_packed(packed)
-        adapter = _is_adapter_file(source)
-    if not adapter:
-        report = inspect_checkpoint(source)
-        beside = next((source / name for name in WEIGHTS_NAMES if (source / name).is_file()), None)
-        if beside is not None:
-            report.warnings.append(f"an adapter is in this directory too: `tinylora inspect {beside}` shows it")
-        return report
-    return inspect_adapter(source, base_config=config_of_base(base), module_order=module_order)
+    at = None if base is None else open_base(base).require_config()
+    if isinstance(source, Base):
+        return inspect_checkpoint(source)
+    if isinstance(source, Adapter):
+        return inspect_adapter(source.on(at, module_order=module_order))
+    path = locate(source)
+    found = _in_directory(path) if path.is_dir() else _in_file(path)
+    if isinstance(found, Packed):
+        return inspect_packed(found)
+    if isinstance(found, Source):
+        return inspect_adapter(found.open(at, module_order=module_order))
+    return inspect_checkpoint(found, _beside(path))
 
 
-def _is_adapter_file(path: Path) -> bool:
+def _in_directory(path: Path) -> Source | Base:
+    other = third_party.find(path, checkpoints=False)
+    if other is not None and not any((path / name).is_file() for name in WEIGHTS_NAMES):
+        raise another_project(path, other.dialect)
+    if is_checkpoint(path):
+        return Base(path)
+    if find_adapter(path) is None:
+        raise FormatError(
+            "neither an adapter nor a checkpoint is in this directory",
+            where=path,
+            hint="Name the directory that save_pretrained wrote, or one of its .safetensors files.",
+        )
+    return find_source(path)
+
+
+def _in_file(path: Path) -> Packed | Source | Base:
     if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
         raise FormatError(
             "not a weights file: expected the ending .safetensors or .bin",
             where=path,
             hint="Name a weights file, or the directory that holds it.",
         )
-    return is_adapter(read_tensor_file(path).tensors)
+    content = open_file(path)
+    if isinstance(content, Found):
+        raise another_project(path, content.dialect)
+    if isinstance(content, Packed):
+        return content
+    if (source := adapter_of(path, content)) is not None:
+        return source
+    base = Base(path)
+    base.checkpoint = Checkpoint.of_file(path, content)
+    return base
+
+
+def _beside(path: Path) -> list[str]:
+    """A note on an adapter in a checkpoint's directory."""
+    if not path.is_dir():
+        return []
+    beside = next((path / name for name in WEIGHTS_NAMES if (path / name).is_file()), None)
+    return [] if beside is None else [f"an adapter is in this directory too: `{call('inspect', beside)}` shows it"]

@@ -1,77 +1,91 @@
-"""What an adapter asks of its base: each update and each replaced parameter, checked and given its place."""
+"""What adapters ask of their base: each update and each replaced parameter, checked and given its place."""
 
 from __future__ import annotations
 
-from ...adapters.load import LoadedAdapter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
 from ...bases.orientation import is_transposed
-from ...bases.tensor_names import BaseNames, refuse_packed
+from ...bases.quantization import refuse_packed
+from ...bases.tensor_names import BaseNames
+from ...core.residual import Triplets
 from ...errors import MismatchError, UnsupportedError
-from ...formats.peft_adapter import PeftAdapter
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype, same_values
 from .words import Change, Source, Update
 
 
-def gather_updates(
-    loaded: LoadedAdapter, scale: float, names: BaseNames, changes: dict[str, Change], release: str | None
-) -> None:
-    """Add each module's update to `changes`, by the parameter's name in the model.
+def gather(
+    adapters: Sequence[Adapter], scales: Sequence[float], names: BaseNames, release: str | None
+) -> dict[str, Change]:
+    """What the adapters ask of each parameter, by its name in the model.
 
     Raises
     ------
     UndeterminedError
         If a P, a group or an embedding's scale can't be known.
     MismatchError, UnsupportedError
-        If a weight isn't in the base, has another shape, or can't be changed.
+        If a tensor isn't in the base, has another shape, or can't be changed; or if two adapters bring different values
+        for it.
     """
-    adapter = loaded.adapter
-    for module, R in projected_vectors(loaded, scale).items():
-        parts = adapter.modules[module]
-        parameter = f"{module}.weight"
-        change = changes.setdefault(parameter, Change(names.group(parameter)))
-        refuse_packed(names.base, change.group.stored)
-        dtype = numpy_dtype(names.base.info(change.group.stored).dtype)
-        R = R / embedding_scale(loaded, module, dtype, release)
-        expected = (parts.out_features, parts.in_features)
-        transposed = is_transposed(names, adapter, module, expected, change.group.stored)
-        change.updates.append(Update(adapter, module, R, transposed))
+    changes: dict[str, Change] = {}
+    for adapter, scale in zip(adapters, scales, strict=True):
+        for parameter, update in _updates(adapter, scale, names, release):
+            known = changes.get(parameter) or Change(names.group(parameter))
+            changes[parameter] = replace(known, updates=(*known.updates, update))
+        for parameter in adapter.header.replaced:
+            known = changes.get(parameter) or Change(names.group(parameter))
+            changes[parameter] = _replaced(known, parameter, adapter, names)
+    return changes
 
 
-def gather_replacements(
-    adapter: PeftAdapter, scale: float, names: BaseNames, changes: dict[str, Change], warnings: list[str]
-) -> None:
-    """Add the parameters that an adapter brings whole to `changes`.
-
-    Raises
-    ------
-    MismatchError
-        If the base has none such, of another shape, or another adapter brings other values.
-    """
-    for parameter, replacement in adapter.replaced.items():
-        change = changes.setdefault(parameter, Change(names.group(parameter)))
-        base_info = names.base.info(change.group.stored)
-        info = replacement.tensor
-        if info.shape != base_info.shape:
-            raise MismatchError(
-                f"{parameter}: the adapter brings shape {info.shape}, the base's {base_info.name} is {base_info.shape}",
-                where=adapter.file.path,
-                hint="Was the vocabulary or the head resized for training? Then save the base resized the same way.",
-            )
-        if info.dtype not in FLOAT_NAMES:
-            raise UnsupportedError(f"{info.name} is stored as {info.dtype}", where=adapter.file.path)
-        source = Source(adapter.file, info)
-        if change.replacement is not None and not same(change.replacement, source):
-            raise MismatchError(
-                f"{parameter}: two adapters bring different values for it, which can't be summed",
-                where=adapter.file.path,
-                hint="Merge only one of them, or train them without modules_to_save and biases.",
-            )
-        change.replacement, change.in_place = source, replacement.in_place
-    if adapter.replaced and scale != 1.0:
-        warnings.append(
-            f"--scale {scale:g} applies to the low-rank updates; {len(adapter.replaced)} tensors that "
-            f"{adapter.path.name} brings whole (biases, modules_to_save, embeddings) are taken as they are"
+def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | None) -> Iterator[tuple[str, Update]]:
+    """Each module's update, with its parameter's name in the model."""
+    for module, R in projected_vectors(adapter, scale).items():
+        parts, parameter = adapter.modules[module], f"{module}.weight"
+        stored = names.group(parameter).stored
+        refuse_packed(names.base, stored)
+        dtype = numpy_dtype(names.base.info(stored).dtype)
+        replaced = adapter.header.replaced.get(parameter)
+        transposed = is_transposed(
+            names,
+            module,
+            (parts.out_features, parts.in_features),
+            stored,
+            triplets=partial(_triplets, adapter, module),
+            weight=partial(adapter.header.file.read, replaced.tensor.name) if replaced else None,
         )
+        yield parameter, Update(adapter, module, R / embedding_scale(adapter, module, dtype, release), transposed)
+
+
+def _triplets(adapter: Adapter, module: str) -> Triplets:
+    return Triplets.from_factors(*adapter.factors(module), np.dtype(np.float32))
+
+
+def _replaced(change: Change, parameter: str, adapter: Adapter, names: BaseNames) -> Change:
+    """A parameter's change with what an adapter brings whole."""
+    file, replacement = adapter.header.file, adapter.header.replaced[parameter]
+    base_info, info = names.base.info(change.group.stored), replacement.tensor
+    if info.shape != base_info.shape:
+        raise MismatchError(
+            f"{parameter}: the adapter brings shape {info.shape}, the base's {base_info.name} is {base_info.shape}",
+            where=file.path,
+            hint="Was the vocabulary or the head resized for training? Then save the base resized the same way.",
+        )
+    if info.dtype not in FLOAT_NAMES:
+        raise UnsupportedError(f"{info.name} is stored as {info.dtype}", where=file.path)
+    source = Source(file, info)
+    if change.replacement is not None and not same(change.replacement, source):
+        raise MismatchError(
+            f"{parameter}: two adapters bring different values for it, which can't be summed",
+            where=file.path,
+            hint="Merge only one of them, or train them without modules_to_save and biases.",
+        )
+    return replace(change, replacement=source, in_place=replacement.in_place)
 
 
 def same(one: Source, other: Source) -> bool:

@@ -6,24 +6,25 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...adapters.load import LoadedAdapter
-from ...adapters.updates import check_adapter
-from ...bases.architecture import Architecture
-from ...bases.tensor_names import BaseNames, TiedGroup, refuse_quantized
+from ...adapters.load import Adapter
+from ...bases.base import Base
+from ...bases.quantization import refuse_quantized
+from ...bases.tensor_names import BaseNames, TiedGroup
 from ...errors import MismatchError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
-from .gather import gather_replacements, gather_updates, same
+from ...wording import argument
+from .gather import gather, same
 from .layout import index_of, layout
 from .words import Change, MergePlan, Outcome, Settled, Source
 
 
 def plan_merge(
-    base: Checkpoint,
-    adapters: Sequence[tuple[LoadedAdapter, float]],
-    architecture: Architecture | None,
+    base: Base,
+    adapters: Sequence[Adapter],
+    scales: Sequence[float],
     *,
     dtype: str = "auto",
     tied: str = "untie",
@@ -33,10 +34,11 @@ def plan_merge(
 
     Parameters
     ----------
-    base : Checkpoint
-    adapters : sequence of (LoadedAdapter, float)
-        With the scale of each one's update; they are summed.
-    architecture : Architecture, optional
+    base : Base
+    adapters : sequence of Adapter
+        Known to be sound; their updates are summed.
+    scales : sequence of float
+        Of each one's update.
     dtype : "auto", "float32", "bfloat16" or "float16"
         Of all floating-point tensors; "auto" keeps each one's own.
     tied : "untie" or "share"
@@ -49,34 +51,40 @@ def plan_merge(
     MismatchError, UndeterminedError, UnsupportedError
         For whatever can't be merged faithfully, by name.
     """
-    refuse_quantized(base)
-    names = BaseNames(base, architecture)
-    warnings: list[str] = []
-    changes: dict[str, Change] = {}
-    for loaded, scale in adapters:
-        check_adapter(loaded)
-        gather_updates(loaded, scale, names, changes, release)
-        gather_replacements(loaded.adapter, scale, names, changes, warnings)
+    checkpoint = base.checkpoint
+    refuse_quantized(checkpoint)
+    # Of a base that has no config.json, the adapter may tell the class.
+    names = BaseNames(checkpoint, base.architecture if base.config else adapters[0].architecture)
+    changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
-    warnings += names.notes
-    files = tuple(layout(base, names, number, settled, dtype) for number in range(len(base.shards)))
+    files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
     config: dict[str, Any] = {"tie_word_embeddings": False} if settled.tied == "untied" else {}
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)
     return MergePlan(
         files=files,
-        index=index_of(base, files),
+        index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,
-        warnings=tuple(warnings),
+        warnings=(*_unscaled(adapters, scales), *names.notes),
     )
 
 
-def _settle(names: BaseNames, changes: dict[str, Change], *, share: bool) -> Settled:
+def _unscaled(adapters: Sequence[Adapter], scales: Sequence[float]) -> list[str]:
+    """What a scale doesn't reach."""
+    return [
+        f"{argument('scale', scale)} applies to the low-rank updates; {len(adapter.header.replaced)} tensors that "
+        f"{adapter.path.name} brings whole (biases, modules_to_save, embeddings) are taken as they are"
+        for adapter, scale in zip(adapters, scales, strict=True)
+        if adapter.header.replaced and scale != 1.0
+    ]
+
+
+def _settle(names: BaseNames, changes: Mapping[str, Change], *, share: bool) -> Settled:
     base, settled = names.base, Settled()
     for stored, group in {change.group.stored: change.group for change in changes.values()}.items():
-        of_member = _members(Source(base.shards[base.shard_of[stored]], base.info(stored)), group, changes)
+        of_member = _members(Source(base.source(stored), base.info(stored)), group, changes)
         first = next(iter(of_member.values()))
         if all(outcome == first for outcome in of_member.values()):
             settled.outcomes |= {key: first for key in group.members.values() if key in base}
@@ -94,7 +102,7 @@ def _settle(names: BaseNames, changes: dict[str, Change], *, share: bool) -> Set
                 f"{' and '.join(changed) or stored}: the adapter changes one of {', '.join(group.members)}, "
                 "which this architecture can't hold apart",
                 where=base.path,
-                hint="With --tied share all of them get the update, as in PEFT's own merge; "
+                hint=f"With {argument('tied', 'share')} all of them get the update, as in PEFT's own merge; "
                 "the adapter's forward pass doesn't compute that.",
             )
     if settled.tied == "untied":
@@ -107,7 +115,7 @@ def _write_out_ties(names: BaseNames, settled: Settled) -> None:
     initialises anew what it doesn't find (BERT's `decoder.bias`)."""
     base = names.base
     for group in names.tied_groups():
-        kept = Outcome(Source(base.shards[base.shard_of[group.stored]], base.info(group.stored)))
+        kept = Outcome(Source(base.source(group.stored), base.info(group.stored)))
         for key in group.members.values():
             if key not in base and key not in settled.outcomes:
                 settled.outcomes[key] = settled.outcomes.get(group.stored, kept)
@@ -119,12 +127,12 @@ def _shared_outcome(base: Checkpoint, group: TiedGroup, outcomes: list[Outcome])
         raise MismatchError(
             f"the adapter brings values of its own for some of {', '.join(group.members)}, which the base ties",
             where=base.path,
-            hint="Merge with --tied untie.",
+            hint=f"Merge with {argument('tied', 'untie')}.",
         )
     return Outcome(outcomes[0].source, tuple(update for outcome in outcomes for update in outcome.updates))
 
 
-def _members(stored: Source, group: TiedGroup, changes: dict[str, Change]) -> dict[str, Outcome]:
+def _members(stored: Source, group: TiedGroup, changes: Mapping[str, Change]) -> dict[str, Outcome]:
     """What the model's forward pass uses for each parameter of a group."""
     wanted = {member: changes[member] for member in group.members if member in changes}
     shared = [c.replacement for c in wanted.values() if c.replacement is not None and c.in_place]
@@ -139,5 +147,5 @@ def _members(stored: Source, group: TiedGroup, changes: dict[str, Change]) -> di
     for member in group.members:
         change = wanted.get(member)
         own = change.replacement if change is not None and not change.in_place else None
-        outcomes[member] = Outcome(own or common, tuple(change.updates) if change else ())
+        outcomes[member] = Outcome(own or common, change.updates if change else ())
     return outcomes

@@ -6,17 +6,20 @@ import os
 import threading
 from dataclasses import dataclass
 from math import prod
-from typing import Self
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.block_sum import BlockAdder, BlockSum, work_dtype
-from ...core.lowrank import Array, left_factor, squared_norm, training_dtype
+from ...core.lowrank import left_factor, squared_norm, training_dtype
 from ...core.residual import BaseResidual, Triplets
 from ...errors import MismatchError
-from ...formats.safetensors_file import SafetensorsFile
+from ...formats.safetensors_file import OpenFile, SafetensorsFile
+from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
-from ...output.file_copy import copy_range, read_into, write_all
+from ...output.file_copy import copy_range, read_into
+from ...wording import argument
 from .words import Outcome, Update
 
 
@@ -46,26 +49,23 @@ class OpenSource:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
-        self._descriptor: int | None = None
+        self._opened = file.opened if isinstance(file, SafetensorsFile) else None
+        if self._opened is None and isinstance(file, SafetensorsFile):
+            self._opened = OpenFile(os.open(file.path, os.O_RDONLY))
 
-    def __enter__(self) -> Self:
-        if isinstance(self._file, SafetensorsFile):
-            self._descriptor = os.open(self._file.path, os.O_RDONLY)
-        return self
+    @property
+    def _descriptor(self) -> int | None:
+        return None if self._opened is None else self._opened.descriptor
 
-    def __exit__(self, *exception: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-    def copy(self, tensor: TensorInfo, offset: int, size: int, target: int, start: int) -> None:
+    def copy(self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int) -> None:
         """Copy bytes of a tensor, from `offset` on, to a place in another file."""
         if self._descriptor is not None:
-            copy_range(self._descriptor, tensor.start + offset, target, start, size)
+            copy_range(self._descriptor, tensor.start + offset, target.descriptor, start, size)
         else:
             data = self._file.read(tensor.name).reshape(-1).view(np.uint8)
-            write_all(target, data[offset : offset + size].data, start)
+            target.write_at(data[offset : offset + size].data, start)
 
-    def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: Array) -> Array:
+    def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
         if self._descriptor is None:
             return self._file.read(tensor.name).reshape(-1, columns)[first:last]
@@ -79,9 +79,9 @@ class OpenSource:
 class TensorJob:
     """One tensor that is summed or converted, block by block."""
 
-    def __init__(self, info: TensorInfo, outcome: Outcome, source: OpenSource, target: int, check: bool) -> None:
+    def __init__(self, info: TensorInfo, outcome: Outcome, source: OpenSource, check: bool) -> None:
         self.info, self.outcome = info, outcome
-        self._source, self.target = source, target
+        self._source = source
         # A vector is as good as a column: its blocks are as long.
         self.rows, self.columns = (info.shape[0], prod(info.shape[1:])) if info.shape else (1, 1)
         self.out_dtype = numpy_dtype(info.dtype)
@@ -108,8 +108,10 @@ class TensorJob:
         self._delta = squared_norm(left, right)
         self._left, self._right = left.astype(self.work_dtype), right.astype(self.work_dtype)
 
-    def run(self, first: int, last: int, adder: BlockAdder, raw_in: Array, raw_out: Array) -> BlockSum:
-        """Read, sum or convert, and write the rows [first, last)."""
+    def run(
+        self, first: int, last: int, adder: BlockAdder, raw_in: NDArray[Any], raw_out: NDArray[Any]
+    ) -> tuple[BlockSum, memoryview]:
+        """Read, and sum or convert, the rows [first, last); their bytes are in `raw_out`."""
         with self._lock, np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused below
             if not self._ready:
                 self._load_factors()
@@ -127,17 +129,21 @@ class TensorJob:
             if np.any(np.isinf(out) & np.isfinite(W)):
                 self._refuse(first, last, W)
             block = BlockSum(0.0, [])
-        start = self.info.start + first * self.columns * self.out_dtype.itemsize
-        write_all(self.target, out.reshape(-1).view(np.uint8).data, start)
-        return block
+        return block, out.reshape(-1).view(np.uint8).data
 
-    def _refuse(self, first: int, last: int, W: Array) -> None:
+    def start_of(self, row: int) -> int:
+        """Where in the file a row goes."""
+        return self.info.start + row * self.columns * self.out_dtype.itemsize
+
+    def _refuse(self, first: int, last: int, W: NDArray[Any]) -> None:
         if not np.all(np.isfinite(W)):
             what, hint = "the base's weights hold NaN or Inf", "Check the base: it was saved from a broken training."
         elif self.out_dtype.name == "float16":
-            what, hint = "the result overflows float16", "Merge with --dtype bfloat16 or --dtype float32."
+            what = "the result overflows float16"
+            hint = f"Merge with {argument('dtype', 'bfloat16')} or {argument('dtype', 'float32')}."
         else:
-            what, hint = "the result holds NaN or Inf", "Check the adapter's factors, P and v, and --scale."
+            what = "the result holds NaN or Inf"
+            hint = f"Check the adapter's factors, P and v, and {argument('scale')}."
         raise MismatchError(f"rows {first} to {last - 1}: {what}", where=self.info.name, hint=hint)
 
     def collect(self, block: BlockSum) -> None:

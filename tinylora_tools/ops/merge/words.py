@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
+from ...adapters.load import Adapter
 from ...bases.tensor_names import TiedGroup
-from ...core.lowrank import Array
-from ...formats.peft_adapter import PeftAdapter
+from ...formats.peft_adapter import Factors
 from ...formats.tensors import TensorFile, TensorInfo
 
 
@@ -18,15 +20,14 @@ class Update:
     `R` (r, r) float64 includes the adapter's scale. `transposed`: the weight is stored (in, out).
     """
 
-    adapter: PeftAdapter
+    adapter: Adapter
     module: str
-    R: Array
+    R: NDArray[Any]
     transposed: bool
 
-    def factors(self) -> tuple[Array, Array]:
+    def factors(self) -> Factors:
         """A (r, in) and B (out, r), as stored."""
-        parts = self.adapter.modules[self.module]
-        return self.adapter.file.read(parts.A.name), self.adapter.file.read(parts.B.name)
+        return self.adapter.factors(self.module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,12 @@ class MergePlan:
         return [outcome for file in self.files for _, outcome in file.tensors]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Change:
     """All that the adapters ask of one parameter."""
 
     group: TiedGroup
-    updates: list[Update] = field(default_factory=list)
+    updates: tuple[Update, ...] = ()
     replacement: Source | None = None
     in_place: bool = False
 

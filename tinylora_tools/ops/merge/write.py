@@ -6,22 +6,21 @@ of the blocks; what is summed up for the report is summed in a fixed order, so t
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.block_sum import BlockAdder, BlockSum
+from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import TensorInfo
-from ...output.file_copy import write_all
 from ...progress import Progress
 from .tensor import OpenSource, TensorJob, TensorResult
 from .words import OutputFile
@@ -78,11 +77,10 @@ class MergeWriter:
     ) -> None:
         self.results: list[TensorResult] = []
         self._directory = directory
-        self._make_adder = make_adder
+        self._buffers = Buffers(make_adder, block_elements)
         self._check_base = check_base
         self._progress = progress
         self._block_elements = block_elements
-        self._local = threading.local()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
         self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
         self._flushing: Future[None] | None = None
@@ -98,41 +96,40 @@ class MergeWriter:
         self._flusher.shutdown(cancel_futures=True)
 
     def write(self, file: OutputFile) -> None:
-        """Write one file and flush it to the disk.
+        """Write one file. Most of it is sent to the disk meanwhile; who gives it its name sees to the rest.
 
         Raises
         ------
         MismatchError
             If a result isn't finite.
+        OSError
+            For a full disk, one that shows only when bytes are sent to it too.
         """
-        with ExitStack() as stack:
-            path = self._directory / file.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            stack.callback(os.close, target)
-            write_all(target, memoryview(file.header), 0)
-            _reserve(target, file.size)
+        path = self._directory / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        places = {info.name: info for info, _ in file.tensors}
+        with SafetensorsWriter(path, file.header, places) as target:
             try:
-                self._write_tensors(file, target, stack)
+                self._write_tensors(file, target)
+                if self._flushing is not None:
+                    self._flushing.result()  # an error of the disk is told once, to whoever asked
             finally:
                 self._cancel()  # nothing is left to cancel but after an error: before its files are closed
-            os.fsync(target)
 
-    def _write_tensors(self, file: OutputFile, target: int, stack: ExitStack) -> None:
-        sources: dict[Path, OpenSource] = {}
+    def _write_tensors(self, file: OutputFile, target: SafetensorsWriter) -> None:
+        sources: dict[int, OpenSource] = {}
         jobs: list[TensorJob] = []
         copies: list[tuple[TensorInfo, TensorInfo, OpenSource]] = []
         for info, outcome in file.tensors:
-            path = outcome.source.file.path
-            if path not in sources:
-                sources[path] = stack.enter_context(OpenSource(outcome.source.file))
+            key = id(outcome.source.file)
+            source = sources[key] = sources.get(key) or OpenSource(outcome.source.file)
             if outcome.updates or outcome.source.tensor.dtype != info.dtype:
-                jobs.append(TensorJob(info, outcome, sources[path], target, self._check_base))
+                jobs.append(TensorJob(info, outcome, source, self._check_base))
             else:
-                copies.append((info, outcome.source.tensor, sources[path]))
+                copies.append((info, outcome.source.tensor, source))
         jobs.reverse()  # from which the next is popped: what is done with is let go
         summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
-        for task in _side_by_side(self._sums(jobs), summed, self._copies(copies, target), copied):
+        for task in _side_by_side(self._sums(jobs, target), summed, self._copies(copies, target), copied):
             self._submit(task)
         while self._tasks:
             self._finish_oldest()
@@ -157,14 +154,16 @@ class MergeWriter:
         self._tasks.popleft()
         then(result)
 
-    def _copies(self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: int) -> Iterator[_Task]:
+    def _copies(
+        self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: SafetensorsWriter
+    ) -> Iterator[_Task]:
         for info, tensor, source in copies:
             for done in range(0, info.nbytes, COPY_BYTES):
                 size = min(COPY_BYTES, info.nbytes - done)
                 work = partial(source.copy, tensor, done, size, target, info.start + done)
                 yield _Task(size, work, partial(self._written, target, size))
 
-    def _sums(self, jobs: list[TensorJob]) -> Iterator[_Task]:
+    def _sums(self, jobs: list[TensorJob], target: SafetensorsWriter) -> Iterator[_Task]:
         while jobs:
             job = jobs.pop()
             if not job.info.nbytes:
@@ -173,34 +172,55 @@ class MergeWriter:
             for first in range(0, job.rows, rows):
                 last = min(first + rows, job.rows)
                 size = (last - first) * job.columns * job.out_dtype.itemsize
-                work = partial(self._run_blocks, job, first, last)
-                yield _Task(size, work, partial(self._collect, job, first, last))
+                work = partial(self._run_blocks, job, target, first, last)
+                yield _Task(size, work, partial(self._collect, job, target, first, last))
 
-    def _run_blocks(self, job: TensorJob, first: int, last: int) -> list[BlockSum]:
-        size = max(self._block_elements, job.columns)
-        if getattr(self._local, "size", 0) < size:
-            self._local.size, self._local.adders = size, {}
-            self._local.raw = np.empty(8 * size, np.uint8), np.empty(8 * size, np.uint8)
-        adders = self._local.adders
-        if job.work_dtype not in adders:
-            adders[job.work_dtype] = self._make_adder(size, job.work_dtype)
-        adder, raw = adders[job.work_dtype], self._local.raw
+    def _run_blocks(self, job: TensorJob, target: SafetensorsWriter, first: int, last: int) -> list[BlockSum]:
+        adder, raw = self._buffers.of(job)
         rows = max(1, self._block_elements // job.columns)
-        return [job.run(row, min(row + rows, last), adder, *raw) for row in range(first, last, rows)]
+        sums = []
+        for row in range(first, last, rows):
+            block, data = job.run(row, min(row + rows, last), adder, *raw)
+            target.write_at(data, job.start_of(row))
+            sums.append(block)
+        return sums
 
-    def _collect(self, job: TensorJob, first: int, last: int, blocks: list[BlockSum]) -> None:
+    def _collect(
+        self, job: TensorJob, target: SafetensorsWriter, first: int, last: int, blocks: list[BlockSum]
+    ) -> None:
         for block in blocks:
             job.collect(block)
         if last == job.rows and job.outcome.updates:
             self.results.append(job.result())
-        self._written(job.target, (last - first) * job.columns * job.out_dtype.itemsize)
+        self._written(target, (last - first) * job.columns * job.out_dtype.itemsize)
 
-    def _written(self, target: int, size: int, _: object = None) -> None:
+    def _written(self, target: SafetensorsWriter, size: int, _: object = None) -> None:
         self._progress.advance(size)
         self._unflushed += size
         if self._unflushed >= FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            if self._flushing is not None:
+                self._flushing.result()
             self._unflushed = 0
-            self._flushing = self._flusher.submit(_flush, target)
+            self._flushing = self._flusher.submit(_flush, target.descriptor)
+
+
+class Buffers:
+    """Each thread's own buffers and adders: for blocks of so many elements, or of one row where that is longer."""
+
+    def __init__(self, make_adder: MakeAdder, elements: int) -> None:
+        self._make_adder, self._elements = make_adder, elements
+        self._local = threading.local()
+
+    def of(self, job: TensorJob) -> tuple[BlockAdder, tuple[NDArray[Any], NDArray[Any]]]:
+        """What this thread sums the blocks of a tensor with: an adder, and bytes for what is read and what comes of
+        it."""
+        local, size = self._local, max(self._elements, job.columns)
+        if getattr(local, "size", 0) < size:
+            local.size, local.adders = size, {}
+            local.raw = np.empty(8 * size, np.uint8), np.empty(8 * size, np.uint8)
+        if job.work_dtype not in local.adders:
+            local.adders[job.work_dtype] = self._make_adder(size, job.work_dtype)
+        return local.adders[job.work_dtype], local.raw
 
 
 def _side_by_side(sums: Iterator[_Task], summed: int, copies: Iterator[_Task], copied: int) -> Iterator[_Task]:
@@ -216,13 +236,3 @@ def _side_by_side(sums: Iterator[_Task], summed: int, copies: Iterator[_Task], c
             return
         done[is_copy] += task.size
         yield task
-
-
-def _reserve(target: int, size: int) -> None:
-    """Give a file its size, and its blocks where the file system can: a full disk shows now, and writing is quicker."""
-    try:
-        os.posix_fallocate(target, 0, size)
-    except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        os.ftruncate(target, size)

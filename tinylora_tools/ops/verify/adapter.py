@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...adapters.load import LoadedAdapter
-from ...adapters.provenance import DEFAULT_SEED, KNOWN_STREAMS, projections, regime, seed_is_lost
+from ...adapters.load import Adapter
+from ...adapters.provenance import KNOWN_STREAMS, regime, seed_is_lost, shared_offsets
 from ...core.compare import Difference, difference, digest
-from ...core.lowrank import Array, left_factor, projected, squared_norm, training_dtype
+from ...core.lowrank import left_factor, projected, squared_norm, training_dtype
 from ...core.streams import projection
-from ...errors import UndeterminedError
-from .machine import Check
-
-#: PEFT 0.19 adds hash(adapter name) % 10000 to the seed.
-HASHED_OFFSETS = 10_000
+from ...wording import argument
+from .check import Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +41,20 @@ class AdapterVerdict:
     delta_difference: float | None = None
 
 
-def verify_adapter(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerdict, list[Check]]:
+def verify_adapter(adapter: Adapter, tolerance: float) -> tuple[AdapterVerdict, list[Check]]:
     """Verify a stored P against its seeds, or a P that isn't stored between the streams.
 
     Parameters
     ----------
-    loaded : LoadedAdapter
+    adapter : Adapter
     tolerance : float
         For a P that isn't stored: how much a module's update may differ between streams, relative to its norm.
     """
-    adapter = loaded.adapter
-    if not adapter.has_projections:
-        return _verify_drawn(loaded, tolerance)
-    stored = {m: adapter.file.read(f.P.name).astype(np.float32) for m, f in adapter.modules.items() if f.P is not None}
-    kind = regime(adapter, loaded.provenance)
-    seed = adapter.config.projection_seed if adapter.config else DEFAULT_SEED
+    header, seed = adapter.header, adapter.seed
+    kind = regime(header, adapter.provenance)
+    if not header.has_projections:
+        return _verify_drawn(adapter, kind, tolerance)
+    stored = adapter.projections()
     offset = None
     if kind == "shared-projection":
         offsets, usual = shared_offsets(stored, seed)
@@ -66,18 +63,18 @@ def verify_adapter(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerd
         if offset is None:
             return _unexplained(kind, seed, stored, usual, offsets)
     else:
-        places = _places(loaded, kind)
+        places = _places(adapter, kind)
     verdict, checks = _compare(kind, seed, offset, stored, places)
-    return verdict, [*checks, *_order_checks(loaded), *_ambiguities(loaded), *_roundings(loaded, stored)]
+    return verdict, [*checks, *_order_checks(adapter), *_ambiguities(adapter), *_roundings(adapter, stored)]
 
 
-def _places(loaded: LoadedAdapter, kind: str) -> dict[str, int | None]:
+def _places(adapter: Adapter, kind: str) -> dict[str, int | None]:
     """The offset that each module's P should have come from."""
-    found, index = loaded.provenance.offsets, loaded.numbering.index
+    found, index = adapter.provenance.offsets, adapter.numbering.index
     if kind == "seed-plus-index" and index is not None:
-        return {module: index[module] for module in loaded.adapter.modules}
+        return {module: index[module] for module in adapter.modules}
     # Of several offsets each draws this very P: the first is as good as any.
-    places = {m: found[m][0] if found.get(m) else None for m in loaded.adapter.modules}
+    places = {m: found[m][0] if found.get(m) else None for m in adapter.modules}
     left = set(range(len(places))) - {place for place in places.values() if place is not None}
     unknown = [module for module, place in places.items() if place is None]
     if len(left) == len(unknown) == 1:  # one module was changed: the others leave one place for it
@@ -86,7 +83,7 @@ def _places(loaded: LoadedAdapter, kind: str) -> dict[str, int | None]:
 
 
 def _compare(
-    kind: str, seed: int, offset: int | None, stored: Mapping[str, Array], places: Mapping[str, int | None]
+    kind: str, seed: int, offset: int | None, stored: Mapping[str, NDArray[Any]], places: Mapping[str, int | None]
 ) -> tuple[AdapterVerdict, list[Check]]:
     """The stored P against what each stream draws for its place."""
     dtypes = {module: training_dtype(P) for module, P in stored.items()}  # T5 in float16 keeps some in float32
@@ -136,59 +133,40 @@ def _compare(
     ), checks
 
 
-def _order_checks(loaded: LoadedAdapter) -> list[Check]:
+def _order_checks(adapter: Adapter) -> list[Check]:
     """Whether the order that the seeds tell is the architecture's, where both are known."""
-    if loaded.architecture is None or loaded.provenance.order is None:
+    if adapter.architecture is None or adapter.provenance.order is None:
         return []
-    agrees = loaded.numbering.source == "architecture"
-    note = f"the order of {loaded.architecture.model_type}" if agrees else str(loaded.numbering.doubts[0])
+    agrees = adapter.numbering.source == "architecture"
+    note = f"the order of {adapter.architecture.model_type}" if agrees else str(adapter.numbering.doubts[0])
     return [Check("module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note)]
 
 
-def _ambiguities(loaded: LoadedAdapter) -> list[Check]:
+def _ambiguities(adapter: Adapter) -> list[Check]:
     """Whether some P are too small to tell which seed drew them, as those of u = r = 1 are."""
-    several = [module for module, offsets in loaded.provenance.offsets.items() if len(offsets) > 1]
+    several = [module for module, offsets in adapter.provenance.offsets.items() if len(offsets) > 1]
     if not several:
         return []
     note = f"ambiguous: several seeds draw the P of {len(several)} modules, such as {several[0]}"
     return [Check("seeds", "cpu", None, ok=True, identical=None, max_ulp=None, max_abs=None, note=note)]
 
 
-def _roundings(loaded: LoadedAdapter, stored: Mapping[str, Array]) -> list[Check]:
+def _roundings(adapter: Adapter, stored: Mapping[str, NDArray[Any]]) -> list[Check]:
     """Whether P is rounded as the factors are: PEFT rounds both to the dtype of the weight. Small P of one dtype may be
     numbers of a narrower one; wider than the factors they can't be."""
-    adapter, wider = loaded.adapter, []
-    for module, P in stored.items():
-        if training_dtype(P) == "float32":
-            parts = adapter.modules[module]
-            factors = training_dtype(adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
-            if factors != "float32":
-                wider.append(f"{module} ({factors})")
+    wider = [
+        f"{module} ({adapter.training_dtype(module)})"
+        for module, P in stored.items()
+        if training_dtype(P) == "float32" and adapter.training_dtype(module) != "float32"
+    ]
     if not wider:
         return []
     note = f"the P of {len(wider)} modules is float32, their factors are rounded: {wider[0]}; PEFT rounds both alike"
     return [Check("rounding", "cpu", None, ok=False, identical=None, max_ulp=None, max_abs=None, note=note)]
 
 
-def shared_offsets(stored: Mapping[str, Array], seed: int) -> tuple[list[int], Mapping[str, Array]]:
-    """Which of PEFT 0.19's offsets draw the P that most modules share; and that P for each module's shape."""
-    usual: dict[tuple[int, ...], Array] = {}
-    for shape in {P.shape for P in stored.values()}:
-        alike = Counter(P.tobytes() for P in stored.values() if P.shape == shape)
-        usual[shape] = np.frombuffer(alike.most_common(1)[0][0], np.float32).reshape(shape)
-    offsets: set[int] | None = None
-    for shape, P in usual.items():
-        dtype, found = training_dtype(P), set()
-        for stream in KNOWN_STREAMS:
-            drawn = projection.draw_many(range(seed, seed + HASHED_OFFSETS), *shape[:2], stream=stream)
-            same = np.all(projection.round_to(drawn, dtype) == P, axis=(1, 2, 3))
-            found |= {int(offset) for offset in np.flatnonzero(same)}
-        offsets = found if offsets is None else offsets & found
-    return sorted(offsets or ()), {module: usual[P.shape] for module, P in stored.items()}
-
-
 def _unexplained(
-    kind: str, seed: int, stored: Mapping[str, Array], usual: Mapping[str, Array], offsets: list[int]
+    kind: str, seed: int, stored: Mapping[str, NDArray[Any]], usual: Mapping[str, NDArray[Any]], offsets: list[int]
 ) -> tuple[AdapterVerdict, list[Check]]:
     """A shared P whose offset isn't one: too small to tell, or drawn by nothing known."""
     bad = [module for module, P in stored.items() if P.tobytes() != usual[module].tobytes()]
@@ -203,29 +181,22 @@ def _unexplained(
     ), [check]  # fmt: skip
 
 
-def _verify_drawn(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerdict, list[Check]]:
+def _verify_drawn(adapter: Adapter, kind: str, tolerance: float) -> tuple[AdapterVerdict, list[Check]]:
     """P isn't stored: do the streams agree on it, and if not, does it matter?"""
-    adapter, index = loaded.adapter, loaded.numbering.index
-    n = len(adapter.modules)
-    seed = adapter.config.projection_seed if adapter.config else DEFAULT_SEED
-    kind = regime(adapter, loaded.provenance)
-    if seed_is_lost(adapter) or kind == "unknown":
-        what = (
-            "PEFT 0.19 drew P from a salted hash and it wasn't saved" if seed_is_lost(adapter) else "no configuration"
-        )
-        note = f"{what}: the seed is lost; --against can recover it from a merged checkpoint or an adapter with P"
-        lost = Check("seed", "cpu", None, ok=False, identical=None, max_ulp=None, max_abs=None, note=note)
+    n, seed = len(adapter.modules), adapter.seed
+    if seed_is_lost(adapter.header) or kind == "unknown":
+        what = "no configuration" if kind == "unknown" else "PEFT 0.19 drew P from a salted hash and it wasn't saved"
+        note = f"{what}: the seed is lost; {argument('against')} can recover it from a merged checkpoint or an adapter "
+        lost = Check("seed", "cpu", None, False, None, None, None, f"{note}with P")
         return AdapterVerdict(kind, None, None, seed, None, n, 0, list(adapter.modules)), [lost]
-    if index is None:
-        raise loaded.numbering.doubts[0] if loaded.numbering.doubts else UndeterminedError("the order isn't known")
-    usual = projections(adapter, index)
+    usual = adapter.on(stream=projection.DEFAULT_STREAM).projections()
     checks, dependent, worst = [], set(), 0.0
     for stream in KNOWN_STREAMS:
-        drawn = projections(adapter, index, stream=stream)
+        drawn = adapter.on(stream=stream).projections()
         found = {module: difference(drawn[module], P) for module, P in usual.items()}
         differ = [module for module, one in found.items() if not one.identical]
         dependent |= set(differ)
-        change = max((_update_change(loaded, module, usual[module], drawn[module]) for module in differ), default=0.0)
+        change = max((_update_change(adapter, module, usual[module], drawn[module]) for module in differ), default=0.0)
         worst = max(worst, change)
         note = f"{len(differ)} of {n} modules differ from {projection.DEFAULT_STREAM}'s, "
         note += f"their updates by at most {change:.1e} of their norm"
@@ -243,14 +214,10 @@ def _verify_drawn(loaded: LoadedAdapter, tolerance: float) -> tuple[AdapterVerdi
     ), checks  # fmt: skip
 
 
-def _update_change(loaded: LoadedAdapter, module: str, one: Array, other: Array) -> float:
+def _update_change(adapter: Adapter, module: str, one: NDArray[Any], other: NDArray[Any]) -> float:
     """||delta - delta'|| / ||delta|| for two P of a module."""
-    adapter, group = loaded.adapter, loaded.numbering.group
-    if group is None:
-        raise loaded.numbering.doubts[0]
-    parts = adapter.modules[module]
-    A, B = adapter.file.read(parts.A.name), adapter.file.read(parts.B.name)
-    v = adapter.file.read(adapter.vectors[group[module]].name)
+    A, B = adapter.factors(module)
+    v = adapter.vector(adapter.groups[module])
     R = projected(v, one)
     norm = squared_norm(left_factor(B, R), A)
     gap = squared_norm(left_factor(B, projected(v, other) - R), A)

@@ -10,27 +10,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ...adapters.load import named_base
-from ...bases import architecture as architectures
+from ...adapters import soundness
+from ...adapters.load import Adapter
+from ...adapters.source import Source, find_source, name_the_base
+from ...bases.base import Base, open_base
 from ...bases.modules import Module
 from ...bases.orientation import is_transposed
-from ...bases.tensor_names import BaseNames, refuse_packed, refuse_quantized
-from ...bases.weights import Array, as_matrix, for_each, read_weight
-from ...core.base_check import OTHER_WEIGHT, moved_above
+from ...bases.quantization import refuse_packed, refuse_quantized
+from ...bases.tensor_names import BaseNames
+from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...core.lowrank import training_dtype
-from ...core.residual import Triplets, residual_of
+from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.recomputed import Recomputed, recompute
 from ...core.torch_arrays import check_device
-from ...errors import MismatchError, TinyLoraError
-from ...formats.checkpoint import Checkpoint, read_checkpoint
-from ...formats.peft_adapter import Factors as StoredFactors
-from ...formats.peft_adapter import PeftAdapter, read_adapter
+from ...errors import MismatchError
+from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
 
@@ -73,12 +75,27 @@ class BaseReport:
     recomputed: int
     largest_rho: float | None
     seconds: float
+    warnings: list[str]
 
 
 def verify_base(
-    adapter_path: Path, base: Path | None, *, device: str = "cpu", progress: Progress | None = None
+    adapter: str | Path | Source | Adapter,
+    base: str | Path | Base | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> BaseReport:
     """Check every module's factors against the base's weight.
+
+    Parameters
+    ----------
+    adapter : path, or open adapter
+    base : path, optional
+        By default the one that the adapter names, if it is at hand.
+    device, threads
+        Where weights are factored, and with how many of torch's threads.
+    progress : Progress, optional
 
     Raises
     ------
@@ -88,65 +105,63 @@ def verify_base(
         For a quantized base, or a device that isn't there.
     """
     started = time.perf_counter()
-    progress = progress or NoProgress()
-    where = check_device(device, "Leave --device out to compute on the CPU.")
-    adapter = read_adapter(adapter_path)
-    base = base or named_base(adapter)
-    if base is None:
-        raise MismatchError(
-            "the adapter's base isn't at hand",
-            where=adapter_path,
-            hint="Name it with --base DIR or --base hf://owner/name.",
-        )
-    checkpoint = read_checkpoint(base)
-    refuse_quantized(checkpoint)
-    architecture = architectures.from_config(checkpoint.config) if checkpoint.config else None
-    names = BaseNames(checkpoint, architecture)
-    found: dict[str, ModuleVerdict] = {}
-    there: list[Module] = []
-    for name, parts in adapter.modules.items():
-        try:
-            there.append(_module(names, adapter, name, parts))
-        except MismatchError as error:
-            found[name] = _absent(adapter, name, error)
-    progress.start(sum(module.tensor.nbytes for module in there))
-    for module, verdict in for_each(there, lambda m: _check(checkpoint, adapter, m, where), where):
-        found[module.name] = verdict
-        progress.at(module.name)
-        progress.advance(module.tensor.nbytes)
-    modules = [found[name] for name in adapter.modules]
+    progress, where, source = progress or NoProgress(), check_device(device), find_source(adapter)
+    at = source.named_base if base is None else open_base(base)
+    if at is None:
+        hint = name_the_base(source.base_name)
+        raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
+    with torch_threads(threads):
+        opened = source.open(at, device=device, progress=progress)
+        refuse_quantized(at.checkpoint)
+        found = _verdicts(opened, at, where, progress)
+    modules = [found[name] for name in opened.modules]
     worst: Verdict = max((m.verdict for m in modules), key=_ORDER.index, default="unknown")
     return BaseReport(
-        adapter=str(adapter_path),
-        base=str(base),
+        adapter=str(opened.path),
+        base=str(at.path),
         verdict=worst,
         ok=worst in ("same-base", "other-dtype"),
         modules=modules,
         recomputed=sum(m.difference is not None for m in modules),
         largest_rho=max((m.rho for m in modules if m.rho is not None), default=None),
         seconds=time.perf_counter() - started,
+        warnings=soundness.described(opened),
     )
 
 
-def _module(names: BaseNames, adapter: PeftAdapter, name: str, parts: StoredFactors) -> Module:
-    key = names.group(f"{name}.weight").stored
+def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Progress) -> dict[str, ModuleVerdict]:
+    names = BaseNames(base.checkpoint, base.architecture)
+    found: dict[str, ModuleVerdict] = {}
+    there: list[Module] = []
+    for name in adapter.modules:
+        try:
+            there.append(_module(names, adapter, name))
+        except MismatchError as error:
+            dtype = adapter.training_dtype(name)
+            found[name] = ModuleVerdict(name, "other-model", None, None, None, None, dtype, "", error.what)
+    work = partial(_check, base.checkpoint, adapter, device)
+    for module, verdict in over_modules("Verifying", there, work, device=device, progress=progress, where=base.path):
+        found[module.name] = verdict
+    return found
+
+
+def _module(names: BaseNames, adapter: Adapter, name: str) -> Module:
+    parts, key = adapter.modules[name], names.group(f"{name}.weight").stored
     refuse_packed(names.base, key)
-    expected = (parts.out_features, parts.in_features)
-    transposed = is_transposed(names, adapter, name, expected, key)
+    transposed = is_transposed(
+        names,
+        name,
+        (parts.out_features, parts.in_features),
+        key,
+        triplets=lambda: Triplets.from_factors(*adapter.factors(name), np.dtype(np.float32)),
+    )
     return Module(name, "Conv1D" if transposed else "Linear", names.base.info(key))
 
 
-def _absent(adapter: PeftAdapter, name: str, error: TinyLoraError) -> ModuleVerdict:
-    parts = adapter.modules[name]
-    stored = (adapter.file.read(parts.A.name), adapter.file.read(parts.B.name))
-    return ModuleVerdict(name, "other-model", None, None, None, None, training_dtype(*stored), "", error.what)
-
-
-def _check(base: Checkpoint, adapter: PeftAdapter, module: Module, device: torch.device) -> ModuleVerdict:
-    parts = adapter.modules[module.name]
-    A, B = (adapter.file.read(info.name) for info in (parts.A, parts.B))
+def _check(base: Checkpoint, adapter: Adapter, device: torch.device, module: Module) -> ModuleVerdict:
+    A, B = adapter.factors(module.name)
     factors_dtype, base_dtype = training_dtype(A, B), FLOAT_NAMES[module.tensor.dtype]
-    stored = read_weight(base, module)
+    stored = base.read(module.tensor.name)
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
 
     def verdict(what: Verdict, rho: float | None, note: str = "", found: Recomputed | None = None) -> ModuleVerdict:
@@ -157,10 +172,9 @@ def _check(base: Checkpoint, adapter: PeftAdapter, module: Module, device: torch
         zero = not np.any(stored)
         return verdict("same-base" if zero else "other-model", None, "the factors are zero, as those of a zero weight")
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
-    if not rho <= OTHER_WEIGHT:
-        return verdict("other-model", rho)
-    if rho > moved_above(factors_dtype, base_dtype):
-        return verdict("fine-tuned", rho)
+    of_residual = verdict_on(rho, factors_dtype, base_dtype)
+    if of_residual != "own":
+        return verdict("other-model" if of_residual == "other" else "fine-tuned", rho)
     if factors_dtype == "float32" and base_dtype in ("bfloat16", "float16"):
         return verdict("other-dtype", rho, "the weight's rounding hides smaller changes")
     same_dtype = factors_dtype == base_dtype or (factors_dtype, base_dtype) == ("float32", "float64")
@@ -175,7 +189,7 @@ def _check(base: Checkpoint, adapter: PeftAdapter, module: Module, device: torch
     return verdict("same-base" if same_dtype else "other-dtype", rho, found=found)
 
 
-def _rounded(stored: Array, dtype: str) -> Array:
+def _rounded(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
     """The weight as it was when the factors were made of it."""
     import ml_dtypes
 

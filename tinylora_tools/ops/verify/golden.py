@@ -12,7 +12,9 @@ from ...core.compare import digest
 from ...errors import FormatError
 from ...formats.json_file import read_object
 from ...output.staging import staged_file
-from .machine import Check, golden
+from ...wording import call
+from .check import Check
+from .machine import golden
 
 FORMAT, VERSION = "tinylora-golden", 1
 
@@ -45,7 +47,7 @@ def compare(checks: Sequence[Check], path: Path) -> list[Check]:
         raise FormatError(
             f"{found}, expected {FORMAT!r} of version {VERSION}",
             where=path,
-            hint="Record it again with this release: tinylora verify-seed --record FILE.",
+            hint=f"Record it again with this release: {call('verify_seed', record_to=...)}.",
         )
     digests, notes = content.get("digests"), content.get("notes") or {}
     if not isinstance(digests, dict) or not isinstance(notes, dict):

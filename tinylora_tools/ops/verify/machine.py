@@ -8,18 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.block_sum import NumpyBlockAdder
 from ...core.compare import difference, digest
-from ...core.lowrank import Array
 from ...core.streams import projection
 from ...errors import TinyLoraError
+from .check import Check
 
 #: What torch's CPU capabilities draw, by name.
 STREAM_OF = {"DEFAULT": "torch-cpu-scalar", "AVX2": "torch-cpu-avx2", "AVX512": "torch-cpu-avx2"}
@@ -37,24 +37,8 @@ for count in threads:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One comparison. `identical`, `max_ulp` and `max_abs` say how it went bit by bit, `ok` whether that is as it
-    should be, `note` what it means; `digest` is the sha256 of what was drawn here."""
-
-    name: str
-    device: str
-    stream: str | None
-    ok: bool
-    identical: bool | None
-    max_ulp: int | None
-    max_abs: float | None
-    note: str = ""
-    digest: str | None = None
-
-
 @lru_cache(maxsize=1)
-def golden() -> tuple[list[tuple[int, int, int]], dict[str, Array]]:
+def golden() -> tuple[list[tuple[int, int, int]], dict[str, NDArray[Any]]]:
     """The cases (seed, u, r), and each stream's values of all of them, one after the other."""
     data = json.loads(files("tinylora_tools").joinpath("data", "golden_projections.json").read_text("utf-8"))
     values = {

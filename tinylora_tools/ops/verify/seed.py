@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...adapters.load import config_of_base, load_adapter
-from ...errors import TinyLoraError, UndeterminedError
+from ...adapters import soundness
+from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.source import Source, find_source
+from ...bases.base import Base, open_base
+from ...errors import UndeterminedError
+from ...progress import Progress
+from ...sources.locate import locate
+from ...wording import argument
 from .adapter import AdapterVerdict, verify_adapter
+from .check import Check
 from .golden import compare, record
-from .machine import Check, verify_machine
+from .machine import verify_machine
 from .recover import recover_offset
+from .worker import merged_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,92 +35,95 @@ class VerifyReport:
 
 
 def verify_seed(
-    adapter: Path | None = None,
+    adapter: str | Path | Source | Adapter | None = None,
     *,
-    base: Path | None = None,
-    module_order: Sequence[str] | None = None,
-    against: Path | None = None,
+    base: str | Path | Base | None = None,
+    module_order: ModuleOrder = None,
+    against: str | Path | None = None,
     tolerance: float = 1e-5,
     device: str = "all",
-    golden: Path | None = None,
-    record_to: Path | None = None,
+    golden: str | Path | None = None,
+    record_to: str | Path | None = None,
     force: bool = False,
+    progress: Progress | None = None,
 ) -> VerifyReport:
     """Verify this machine, or an adapter.
 
     Parameters
     ----------
-    adapter : Path, optional
+    adapter : path, or open adapter, optional
         Without one, this machine is verified.
     base, module_order
-        Tell the order of the adapter's modules; with `base`, the merge is repeated at other numbers of threads and CPU
-        features, and its bytes are compared.
-    against : Path, optional
+        Tell the order of the adapter's modules; with `base`, a merge's bytes are computed at other numbers of threads
+        and CPU features, and compared.
+    against : path, optional
         For an adapter of PEFT 0.19 without P: a merged checkpoint, or an adapter with P, to recover the seed from.
     tolerance : float
         How much an update may differ between streams, relative to its norm, where P isn't stored.
     device : str
         "all", "cpu", "cuda", "mps" or "xpu".
-    golden, record_to : Path, optional
+    golden, record_to : path, optional
         A golden file to check against, or to write.
+    force : bool
+        Replace an existing golden file.
+    progress : Progress, optional
+
+    Raises
+    ------
+    TinyLoraError
+        For an adapter that isn't sound or whose order isn't known, and for files that don't do.
     """
     skipped: list[str] = []
-    verdict = None
+    verdict, notes = None, tuple[str, ...]()
+    at = None if base is None else open_base(base).require_config()
     if adapter is None:
         checks, skipped = verify_machine(device)
     else:
-        loaded = load_adapter(adapter, base_config=config_of_base(base), module_order=module_order)
-        verdict, checks = verify_adapter(loaded, tolerance)
-        if against is not None:
-            if verdict.regime != "shared-projection":
-                raise UndeterminedError("--against recovers a lost seed; this adapter's isn't lost", where=adapter)
-            offset = recover_offset(loaded, against, base)
-            verdict = replace(verdict, offset=offset)
-            note = f"recovered: {verdict.seed} + {offset}"
-            found = Check("seed", "cpu", None, ok=True, identical=None, max_ulp=None, max_abs=None, note=note)
-            checks = [found, *(check for check in checks if check.name != "seed")]
-        elif base is not None and not any(check.name == "seed" for check in checks):  # a lost seed can't be merged
-            checks += _merge_checks(adapter, base, module_order)
+        opened = find_source(adapter).open(at, module_order=module_order, in_memory=at is not None, progress=progress)
+        soundness.check(opened)
+        notes = opened.notes
+        verdict, checks = _verify(opened, at, against, tolerance)
     if record_to is not None:
-        record(checks, record_to, force=force)
+        record(checks, Path(record_to).expanduser(), force=force)
     if golden is not None:
-        checks = [*checks, *compare(checks, golden)]
-    return VerifyReport(all(check.ok for check in checks), checks, skipped, verdict, [])
+        checks = [*checks, *compare(checks, locate(golden))]
+    return VerifyReport(all(check.ok for check in checks), checks, skipped, verdict, list(notes))
 
 
-def _merge_checks(adapter: Path, base: Path, module_order: Sequence[str] | None) -> list[Check]:
+def _verify(
+    adapter: Adapter, base: Base | None, against: str | Path | None, tolerance: float
+) -> tuple[AdapterVerdict, list[Check]]:
+    verdict, checks = verify_adapter(adapter, tolerance)
+    if against is not None:
+        if verdict.regime != "shared-projection":
+            what = f"{argument('against')} recovers a lost seed; this adapter's isn't lost"
+            raise UndeterminedError(what, where=adapter.path)
+        offset = recover_offset(adapter, against, base)
+        found = Check("seed", "cpu", None, True, None, None, None, f"recovered: {verdict.seed} + {offset}")
+        return replace(verdict, offset=offset), [found, *(check for check in checks if check.name != "seed")]
+    if base is not None and not any(check.name == "seed" for check in checks):  # a lost seed can't be merged
+        checks = [*checks, *_merge_checks(adapter, base)]
+    return verdict, checks
+
+
+def _merge_checks(adapter: Adapter, base: Base) -> list[Check]:
     """The merged bytes at other numbers of threads, and with NumPy kept from this CPU's newer instructions."""
-    dispatched = _cpu_features()
-    ways: list[tuple[str, list[str], dict[str, str]]]
-    ways = [("1 thread", ["--threads", "1"], {}), ("3 threads", ["--threads", "3"], {})]
-    if dispatched:
-        ways.append(("baseline CPU", ["--threads", "2"], {"NPY_DISABLE_CPU_FEATURES": " ".join(dispatched)}))
-    checks: list[Check] = []
-    for label, options, settings in ways:
-        with tempfile.TemporaryDirectory() as directory:
-            command = [sys.executable, "-m", "tinylora_tools", "merge", str(adapter.resolve()), "-q", *options]
-            command += ["--base", str(base.resolve()), "-o", f"{directory}/merged"]
-            if module_order is not None:
-                order = Path(directory) / "order"
-                order.write_text("\n".join(module_order))
-                command += ["--module-order", str(order)]
-            run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
-            if run.returncode:
-                raise TinyLoraError("the merge failed: " + run.stderr.strip().removeprefix("error: "))
-            written = sorted(Path(directory).glob("merged/*.safetensors"))
-            merged = hashlib.sha256("".join(map(_file_digest, written)).encode()).hexdigest()
-        same = merged == (checks[0].digest if checks else merged)
-        note = "" if same else f"other bytes than with {ways[0][0]}"
-        checks.append(Check(f"merged bytes, {label}", "cpu", None, same, same, None, None, note, merged))
-    return checks
+    ways: list[tuple[str, int, dict[str, str]]] = [("1 thread", 1, {}), ("3 threads", 3, {})]
+    if dispatched := _cpu_features():
+        ways.append(("baseline CPU", 2, {"NPY_DISABLE_CPU_FEATURES": " ".join(dispatched)}))
+    digests = [merged_elsewhere(adapter, base, threads=n, environment=settings) for _, n, settings in ways]
+    return [
+        _same_bytes(label, digest, digests[0], ways[0][0]) for (label, *_), digest in zip(ways, digests, strict=True)
+    ]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _same_bytes(label: str, digest: str, first: str, first_label: str) -> Check:
+    same = digest == first
+    note = "" if same else f"other bytes than with {first_label}"
+    return Check(f"merged bytes, {label}", "cpu", None, same, same, None, None, note, digest)
 
 
-def _cpu_features() -> list[str]:
+def _cpu_features() -> Sequence[str]:
     """The instruction sets that NumPy chooses between at run time and this CPU has."""
     numpy_cpu = importlib.import_module("numpy._core._multiarray_umath")
     features = getattr(numpy_cpu, "__cpu_features__", {})

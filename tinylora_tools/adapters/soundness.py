@@ -1,0 +1,143 @@
+"""What is wrong with an adapter, and what a person should know of it: said here, and shown by every command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import MismatchError
+from ..formats.peft_adapter import PeftAdapter
+from .provenance import regime, seed_is_lost
+
+if TYPE_CHECKING:
+    from .load import Adapter
+
+_EDITED = "Was the file or its adapter_config.json edited? Save the adapter again."
+
+
+def check(adapter: Adapter) -> None:
+    """Raise MismatchError where an adapter contradicts itself, or its vectors aren't finite."""
+    found = problems(adapter)
+    if found:
+        more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
+        raise MismatchError(found[0].what + more, where=adapter.header.file.path, hint=found[0].hint)
+
+
+def problems(adapter: Adapter) -> list[MismatchError]:
+    """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
+    contradictions = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
+    return contradictions or _broken_vectors(adapter)
+
+
+def notes(adapter: Adapter) -> list[str]:
+    """What to know of an adapter that can be used."""
+    header = adapter.header
+    found = list(adapter.imported)
+    if not header.has_config:
+        found.append("no adapter_config.json beside the file: its seed, weight tying and PEFT version aren't known")
+    return [*found, *adapter.numbering.notes, *_on_projections(adapter), *_on_leaked(header), *_on_training(adapter)]
+
+
+def doubts(adapter: Adapter) -> list[str]:
+    """Why places or groups of modules aren't known, with the way out: errors to whoever needs them."""
+    return [f"{one.what}. {one.hint}" if one.hint else one.what for one in adapter.numbering.doubts]
+
+
+def described(adapter: Adapter) -> list[str]:
+    """All of it, for who describes an adapter and refuses none."""
+    return [*(problem.what for problem in problems(adapter)), *doubts(adapter), *adapter.notes]
+
+
+def _contradictions(adapter: PeftAdapter) -> list[str]:
+    """What in the adapter's tensors contradicts its configuration, or itself."""
+    found = [f"{key}: no PEFT release writes this key" for key in adapter.unknown]
+    if not adapter.modules:
+        found.append("no module has factors")
+    if not adapter.vectors:
+        found.append("no trained vector (tinylora_v) is in the file")
+    r, u = adapter.config.r, adapter.config.u
+    said_by = "adapter_config.json says" if adapter.has_config else "the vectors say"
+    found += [
+        f"tinylora_v.{group}: shape {info.shape}, expected ({u},): {said_by} u={u}"
+        for group, info in adapter.vectors.items()
+        if info.shape != (u,)
+    ]
+    for module, parts in adapter.modules.items():
+        if parts.P is not None and parts.P.shape[0] != u:
+            found.append(f"{module}: P is {parts.P.shape}, but {said_by} u={u}")
+        rank = min(r, parts.out_features, parts.in_features)
+        if adapter.has_config and parts.rank != rank:
+            found.append(
+                f"{module}: A has rank {parts.rank}, but adapter_config.json says r={r}"
+                f" and the weight is ({parts.out_features}, {parts.in_features}): expected {rank}"
+            )
+    if adapter.has_config and len(adapter.vectors) > len(adapter.modules):
+        found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
+    return found
+
+
+def _broken_vectors(adapter: Adapter) -> list[MismatchError]:
+    vectors = {group: adapter.vector(group).astype(np.float64) for group in adapter.header.vectors}
+    broken = [group for group, v in vectors.items() if not np.all(np.isfinite(v))]
+    return [
+        MismatchError(
+            f"the trained vector of group {group} holds NaN or Inf: the training diverged",
+            hint="Use an earlier checkpoint of the adapter.",
+        )
+        for group in broken
+    ]
+
+
+def _on_projections(adapter: Adapter) -> list[str]:
+    header = adapter.header
+    if header.modules and not header.has_projections:
+        if seed_is_lost(header):
+            return [
+                "P isn't stored, and PEFT 0.19 drew it from a salted hash: nobody can reproduce this adapter. Save it "
+                "with save_projection=True from the process that trained it"
+            ]
+        return [
+            f"P isn't stored: it is drawn from projection_seed, here as {adapter.stream} draws it, with values that "
+            "differ between machines by rounding"
+        ]
+    if regime(header, adapter.provenance) == "shared-projection":
+        return [
+            "all modules share one P, drawn by PEFT 0.19 from a seed that is lost: keep the stored P, and load the "
+            "adapter with save_projection=True"
+        ]
+    return []
+
+
+def _on_leaked(adapter: PeftAdapter) -> list[str]:
+    if not adapter.leaked:
+        return []
+    return [
+        f"the file also holds factors of {', '.join(sorted(adapter.leaked))}, another adapter that PEFT 0.19 saved "
+        "along; they aren't part of this one"
+    ]
+
+
+def _on_training(adapter: Adapter) -> list[str]:
+    """Biases that were trained and not saved (PEFT saves them from 0.21 on), and vectors that add nothing."""
+    config, found = adapter.config, []
+    saved = any(
+        name.endswith(".bias") and replacement.in_place for name, replacement in adapter.header.replaced.items()
+    )
+    if config.bias != "none" and not saved and re.match(r"0\.(19|20)(\D|$)", config.peft_version or ""):
+        found.append(
+            f"trained with bias={config.bias!r}, but no bias was saved (PEFT {config.peft_version} doesn't): what was "
+            "learnt there is lost"
+        )
+    groups = adapter.header.vectors
+    if groups and not any(np.any(adapter.vector(group)) for group in groups):
+        found.append("every trained vector is zero: the adapter changes nothing")
+    return found
+
+
+def notes_of(adapters: Sequence[Adapter]) -> list[str]:
+    """The notes on several adapters, with their names where there is more than one."""
+    several = len(adapters) > 1
+    return [f"{one.path.name}: {note}" if several else note for one in adapters for note in one.notes]

@@ -1,0 +1,28 @@
+"""`tinylora convert`: a command a form."""
+
+from __future__ import annotations
+
+import click
+
+from ..main import LazyGroup
+
+#: Form to its module in this package and its one line of help.
+FORMS = {
+    "lora": ("lora", "One LoRA adapter with the same update, for serving."),
+    "peft": ("peft", "PEFT's files, anew."),
+    "packed": ("packed", "Less than a kilobyte, restored from the base."),
+}
+
+
+@click.group("convert", cls=LazyGroup, members=FORMS, package=__package__)
+def command() -> None:
+    """Convert TinyLoRA adapters into other forms.
+
+    Each form reads PEFT's adapters, packed ones, and those of six other projects.
+
+    \b
+    Examples:
+      tinylora convert lora adapter -o lora
+      tinylora convert peft adapter.safetensors -o adapter --base models/Qwen2.5-0.5B
+      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B
+    """

@@ -1,0 +1,106 @@
+"""`tinylora convert lora`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import (
+    Dtype,
+    base_option,
+    device_option,
+    force_option,
+    output_option,
+    output_options,
+    release_option,
+    scale_option,
+    several,
+    stream_option,
+)
+from ..output import Output, plural, print_written
+from ..process import keep_freed_memory
+from .sources import source_options
+
+if TYPE_CHECKING:
+    from ...adapters.source import Source
+    from ...ops.convert.lora import LoraReport, Server
+
+
+@click.command("lora")
+@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
+@output_option("OUT", "Directory to make.")
+@base_option
+@source_options
+@release_option
+@scale_option
+@click.option("--dtype", type=Dtype(), default="float32", show_default=True, help="Of the factors.")
+@click.option("--rank-pattern", is_flag=True, help="Let ranks differ, instead of padding with zeros.")
+@click.option(
+    "--for",
+    "server",
+    type=click.Choice(["peft", "vllm"]),
+    default="peft",
+    show_default=True,
+    help="Who is going to read it; what it can't take is refused.",
+)
+@stream_option
+@device_option
+@force_option
+@output_options
+def command(
+    adapters: tuple[str, ...],
+    output: Path,
+    base: str | None,
+    find: Callable[[str], Source],
+    module_order: str | None,
+    release: str | None,
+    scales: tuple[float, ...],
+    dtype: str,
+    rank_pattern: bool,
+    server: Server,
+    stream: str,
+    device: str,
+    force: bool,
+    out: Output,
+) -> None:
+    """Make a LoRA adapter with the same update, exactly, which PEFT, vLLM, SGLang and llama.cpp load.
+
+    Several adapters become one whose rank is the sum of theirs. ADAPTER is PEFT's, a packed one (whose base has to be
+    at hand), or one of six other projects.
+
+    \b
+    Examples:
+      tinylora convert lora adapter -o lora
+      tinylora convert lora adapter -o lora --for vllm --dtype bf16
+      tinylora convert lora first second -o lora --scale 1 --scale 0.5
+    """
+    scale = several(scales, adapters)
+    keep_freed_memory()
+    from ...ops.convert.lora import to_lora
+
+    with out.progress() as progress:
+        report = to_lora(
+            [find(adapter) for adapter in adapters],
+            output,
+            base=base,
+            scale=scale,
+            dtype=dtype,
+            rank_pattern=rank_pattern,
+            server=server,
+            stream=stream,
+            device=device,
+            module_order=module_order,
+            release=release,
+            force=force,
+            progress=progress,
+        )
+    out.report(report, _render)
+
+
+def _render(report: LoraReport) -> None:
+    ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
+    line = f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
+    print_written(report.output, report.bytes_written, report.seconds, line)

@@ -1,0 +1,95 @@
+"""`tinylora convert packed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import (
+    Dtype,
+    device_option,
+    force_option,
+    output_option,
+    output_options,
+    stream_option,
+    threads_option,
+)
+from ..output import Output, plural, print_written, size
+from ..process import keep_freed_memory
+from .sources import source_options
+
+if TYPE_CHECKING:
+    from ...adapters.source import Source
+    from ...ops.convert.packed import PackReport
+
+
+@click.command("packed")
+@click.argument("adapter", metavar="ADAPTER")
+@output_option("OUT", "The .safetensors file to make.")
+@click.option("--base", required=True, metavar="DIR", help="The base model: a directory or hf://owner/name.")
+@source_options
+@click.option("--exact", is_flag=True, help="Correct every entry, so that the very adapter comes back.")
+@click.option(
+    "--v-dtype",
+    type=Dtype("auto"),
+    default="auto",
+    show_default=True,
+    help="Of v; auto is bfloat16 where nothing is lost.",
+)
+@stream_option
+@device_option
+@threads_option
+@force_option
+@output_options
+def command(
+    adapter: str,
+    output: Path,
+    base: str,
+    find: Callable[[str], Source],
+    module_order: str | None,
+    exact: bool,
+    v_dtype: str,
+    stream: str,
+    device: str,
+    threads: int | None,
+    force: bool,
+    out: Output,
+) -> None:
+    """Pack an adapter into v and what it takes to make the rest again from the base: less than a kilobyte.
+
+    The way back is proven before anything is written. Every other command reads such a file.
+
+    \b
+    Examples:
+      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B
+      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B --exact
+    """
+    keep_freed_memory()
+    from ...ops.convert.packed import pack
+
+    with out.progress() as progress:
+        report = pack(
+            find(adapter),
+            output,
+            base=base,
+            exact=exact,
+            v_dtype=v_dtype,
+            stream=stream,
+            device=device,
+            threads=threads,
+            module_order=module_order,
+            force=force,
+            tell=out.warn,
+            progress=progress,
+        )
+    out.report(report, _render)
+
+
+def _render(report: PackReport) -> None:
+    line = f"{size(report.payload_bytes)} of v, {plural(report.corrections, 'correction')}"
+    line += f", {size(report.other_bytes)} of other tensors" if report.other_bytes else ""
+    exactly = "restores bit for bit" if report.identical else f"restores updates within {report.error:.1e}"
+    print_written(report.output, report.bytes_written, report.seconds, f"{line}; {exactly}")

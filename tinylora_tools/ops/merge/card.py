@@ -1,0 +1,39 @@
+"""The merged model's card: what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ... import __version__
+from ...adapters.load import Adapter
+from ...sources.model_card import model_card
+
+_TIED = {
+    "kept": "",
+    "untied": "The base's tied embeddings were untied: the adapter changes one of them only.\n\n",
+    "shared": "The base's tied embeddings share the update of the one that the adapter targets.\n\n",
+}
+
+
+def card_of(base: Path, adapters: Sequence[Adapter], scales: Sequence[float], tied: str, loss: float) -> str:
+    """A card that says what the merged model was made from. It names no path of the machine."""
+    named = next((a.config.base_model_name_or_path for a in adapters if a.config.base_model_name_or_path), None)
+    repository = named if named and named.count("/") == 1 and not named.startswith((".", "/", "~")) else None
+    origin = repository or base.resolve().name
+    made_of = "".join(f"- {_adapter_line(one, scale)}\n" for one, scale in zip(adapters, scales, strict=True))
+    text = (
+        f"# {origin} with TinyLoRA merged\n\n"
+        f"The weights of {origin} with the updates of these TinyLoRA adapters added:\n\n{made_of}\n{_TIED[tied]}"
+        f"Rounding changed the update by {loss:.2g} of its norm. Merged by tinylora-tools {__version__}.\n"
+    )
+    return model_card(text, base_model=repository, tags=["tinylora", "merge"])
+
+
+def _adapter_line(adapter: Adapter, scale: float) -> str:
+    config = adapter.config
+    settings = (
+        f": r={config.r}, u={config.u}, weight_tying={config.weight_tying:g}" if adapter.header.has_config else ""
+    )
+    trained = sum(info.parameters for info in adapter.header.vectors.values())
+    return f"{adapter.path.resolve().name}{settings}, {trained} trained parameters, scale {scale:g}"

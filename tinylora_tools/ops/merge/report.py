@@ -1,0 +1,142 @@
+"""What a merge did, and what its figures mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...adapters.load import Adapter
+from ...adapters.soundness import notes_of
+from ...bases.base import Base
+from ...core.residual import OTHER_WEIGHT, verdict_on
+from ...errors import MismatchError
+from ...formats.tensors import FLOAT_NAMES
+from ...wording import argument
+from .tensor import BaseCheck, TensorResult
+from .words import MergePlan
+
+#: Above this share of the update lost to rounding, the merge says what to do instead.
+LOST_UPDATE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class MergedModule:
+    """One changed tensor: its module, the norm of its update, what rounding did to that as a share of the norm,
+    and the residual of the adapter's factors on the base (None when it wasn't checked)."""
+
+    name: str
+    tensor: str
+    delta_norm: float
+    delta_error: float
+    rho: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What a merge did, or with `dry_run` would do (then nothing is known of the updates)."""
+
+    output: str
+    base: str
+    adapters: list[str]
+    dry_run: bool
+    modules_merged: int
+    tensors_replaced: int
+    tensors_copied: int
+    bytes_written: int
+    seconds: float
+    tied: str
+    delta_error: float | None
+    modules: list[MergedModule]
+    warnings: list[str]
+
+
+def report_of(
+    output: Path,
+    base: Base,
+    adapters: Sequence[Adapter],
+    plan: MergePlan,
+    results: Sequence[TensorResult],
+    *,
+    dry_run: bool,
+    seconds: float,
+) -> MergeReport:
+    """The report of a merge."""
+    of_base = {shard.path for shard in base.checkpoint.shards}
+    plain = [outcome for outcome in plan.outcomes if not outcome.updates]
+    copied = sum(outcome.source.file.path in of_base for outcome in plain)
+    return MergeReport(
+        output=str(output),
+        base=str(base.path),
+        adapters=[str(adapter.path) for adapter in adapters],
+        dry_run=dry_run,
+        modules_merged=len({update.module for outcome in plan.outcomes for update in outcome.updates}),
+        tensors_replaced=len(plain) - copied,
+        tensors_copied=copied,
+        bytes_written=plan.size,
+        seconds=round(seconds, 3),
+        tied=plan.tied,
+        delta_error=share_lost(results) if results else None,
+        modules=[_merged_module(result) for result in results],
+        warnings=[*notes_of(adapters), *plan.warnings, *_loss_warnings(results, plan), *_base_warnings(results)],
+    )
+
+
+def share_lost(results: Sequence[TensorResult]) -> float:
+    """||(W' - W) - delta|| / ||delta|| over the given tensors; 0 where there is no update."""
+    delta = math.fsum(result.delta for result in results)
+    return math.sqrt(math.fsum(result.error for result in results) / delta) if delta > 0 else 0.0
+
+
+def refuse_other_base(results: Sequence[TensorResult]) -> None:
+    """Raise MismatchError where an adapter's factors are another weight's."""
+    for result in results:
+        for check in result.checks:
+            if check.rho is not None and _verdict(check) == "other":
+                raise MismatchError(
+                    f"{check.update.module}: the adapter's factors don't belong to this weight "
+                    f"(residual {check.rho:.2g}, at most {OTHER_WEIGHT} for its own base)",
+                    where=result.tensor,
+                    hint=f"Name the base that the adapter was trained on with {argument('base')}. If you are sure that "
+                    f"this is the one, {argument('verify_base', False)} skips the check.",
+                )
+
+
+def _verdict(check: BaseCheck) -> str:
+    return verdict_on(check.rho or 0.0, check.factors_dtype, check.base_dtype)
+
+
+def _merged_module(result: TensorResult) -> MergedModule:
+    rhos = [check.rho for check in result.checks if check.rho is not None]
+    return MergedModule(
+        name=result.updates[0].module,
+        tensor=result.tensor,
+        delta_norm=math.sqrt(result.delta),
+        delta_error=share_lost([result]),
+        rho=max(rhos, default=None),
+    )
+
+
+def _base_warnings(results: Sequence[TensorResult]) -> list[str]:
+    checks = [check for result in results for check in result.checks]
+    moved = [check for check in checks if check.rho is not None and _verdict(check) == "moved"]
+    if not moved:
+        return []
+    worst = max(moved, key=lambda check: check.rho or 0.0)
+    return [
+        f"{len(moved)} of {len(checks)} weights have changed since the adapter's factors were computed "
+        f"({worst.update.module} most, residual {worst.rho:.2g}): is this a fine-tuned relative of its base?"
+    ]
+
+
+def _loss_warnings(results: Sequence[TensorResult], plan: MergePlan) -> list[str]:
+    loss = share_lost(results)
+    if loss <= LOST_UPDATE:
+        return []
+    dtypes = sorted({info.dtype for file in plan.files for info, outcome in file.tensors if outcome.updates})
+    return [
+        f"rounding to {' and '.join(FLOAT_NAMES[dtype] for dtype in dtypes)} changes the update by {loss:.0%} of its "
+        f"size: it is too small for the weights' precision. Merge with {argument('dtype', 'float32')}, or serve the "
+        "adapter unmerged"
+    ]

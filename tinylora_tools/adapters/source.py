@@ -83,6 +83,7 @@ class Source:
         module_order: ModuleOrder = None,
         stream: str | None = None,
         device: str = "cpu",
+        threads: int | None = None,
         in_memory: bool = False,
         keep_weights: bool = False,
         progress: Progress | None = None,
@@ -96,8 +97,8 @@ class Source:
             that the adapter names.
         module_order, stream
             As `Adapter`.
-        device : str
-            Where factors are computed, if they have to be.
+        device, threads
+            Where factors are computed, if they have to be, and with how many of torch's threads.
         in_memory : bool
             Read every tensor now, once.
         keep_weights : bool
@@ -120,7 +121,9 @@ class Source:
             from .unpack import restore  # which needs torch
 
             base = base or self._base_at_hand(content)
-            header, notes = restore(content, base, device=device, keep_weights=keep_weights, progress=progress)
+            header, notes = restore(
+                content, base, device=device, threads=threads, keep_weights=keep_weights, progress=progress
+            )
         elif isinstance(content, Found):
             from .third_party import Answers, import_third_party
 
@@ -131,6 +134,7 @@ class Source:
                 module_order=order,
                 stream=drawn_as,
                 device=device,
+                threads=threads,
                 progress=progress,
             )
         else:

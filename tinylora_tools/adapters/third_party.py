@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..bases.base import Base
 from ..bases.modules import ModelModules, open_model
 from ..bases.selection import shortest_targets
+from ..bases.weights import over_modules, torch_threads
 from ..core.streams.projection import DEFAULT_STREAM
 from ..core.torch_arrays import check_device
 from ..core.tying import group_of
@@ -27,7 +29,7 @@ from ..formats.third_party.adapter import ThirdPartyAdapter
 from ..progress import Progress
 from ..sources.locate import locate_base
 from ..wording import argument
-from .third_party_factors import ComputedFactors, Projections, StoredFactors, dtype_in_forward, rounded
+from .third_party_factors import ComputedFactors, Converted, Projections, StoredFactors, dtype_in_forward, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def import_third_party(
     module_order: Sequence[str] | None = None,
     stream: str = DEFAULT_STREAM,
     device: str = "cpu",
+    threads: int | None = None,
     progress: Progress,
 ) -> tuple[PeftAdapter, list[str]]:
     """A third-party adapter as PEFT's file and configuration would have it; and what to know of the change.
@@ -79,9 +82,10 @@ def import_third_party(
     groups = adapter.groups(names)
     vectors = _vectors(adapter, names, groups, model)
     P = Projections(adapter, names, answers.projection, stream)
-    tensors, notes = _factors(
-        adapter, base, model, names, vectors, P, device=device, answers=answers, progress=progress
-    )
+    with torch_threads(threads):
+        tensors, notes = _factors(
+            adapter, base, model, names, vectors, P, device=device, answers=answers, progress=progress
+        )
     tying, numbers = _tying(groups)
     if any(not np.array_equal(vectors[n], vectors[m]) for n, m in _pairs(names, numbers)):
         tying, numbers = 0.0, list(range(len(names)))  # rounded to the dtypes of several weights
@@ -199,24 +203,47 @@ def _factors(
                 "project's own loader finds them there. Training elsewhere may have met others, and another update: "
                 f"check with {argument('against', ...)}, a checkpoint that the adapter was merged into"
             )
-    tensors: dict[str, NDArray[Any]] = {}
-    cost = {name: model.modules[name].tensor.nbytes if model else 1 for name in names}
-    progress.start("Factoring", sum(cost.values()))
-    for name in names:
-        progress.at(name)
+
+    def convert(name: str) -> Converted:
         module, frozen = model.modules[name] if model else None, adapter.frozen(name)
         if frozen is not None:
-            parts = stored.convert(name, frozen, module)
-        elif computed is not None and module is not None:
-            parts = computed.convert(name, vectors[name], module)
-        else:
+            return stored.convert(name, frozen, module)
+        if computed is None or module is None:
             raise MismatchError(f"has no factors of {name}", where=adapter.path)
+        return computed.convert(name, vectors[name], module)
+
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, parts in _over(names, model, convert, where, progress, base.path if base else adapter.path):
         for part, values in zip("ABP", parts, strict=True):
             if not np.all(np.isfinite(values)):
                 raise FormatError(f"{name}: {part} would hold NaN or Inf", where=adapter.path)
             tensors[factor_key(name, part)] = np.ascontiguousarray(values)
-        progress.advance(cost[name])
     return tensors, notes
+
+
+def _over(
+    names: Sequence[str],
+    model: ModelModules | None,
+    convert: Callable[[str], Converted],
+    device: torch.device,
+    progress: Progress,
+    where: Path,
+) -> Iterator[tuple[str, Converted]]:
+    """Each module converted, in their order; progress is told where the weights' sizes are known."""
+    if model is None:
+        yield from ((name, convert(name)) for name in names)
+        return
+    modules = [model.modules[name] for name in names]
+    for module, parts in over_modules(
+        "Factoring",
+        modules,
+        lambda module: convert(module.name),
+        device=device,
+        progress=progress,
+        where=where,
+        side_by_side=False,
+    ):
+        yield module.name, parts
 
 
 def _name_the_base() -> str:

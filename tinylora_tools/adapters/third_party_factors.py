@@ -18,7 +18,7 @@ from ..core.other_forms import best_signs, evenly, rooted
 from ..core.streams import projection
 from ..core.svd.triplets import library_triplets, top_triplets
 from ..core.torch_arrays import array_of
-from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
+from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint, read_checkpoint, read_tensor_file
 from ..formats.peft_keys import factor_key
 from ..formats.tensors import DTYPE_OF, FLOAT_NAMES, float_dtype
@@ -149,14 +149,11 @@ class ComputedFactors:
         P = self._P.of(name, module.rank(adapter.rank), dtype)
         stored = self._base.checkpoint.read(module.tensor.name)
         W = as_matrix(stored, module, self._device)
-        try:
-            if self._against is None:
-                triplets = library_triplets(W, adapter.rank)
-            else:
-                found = top_triplets(W, adapter.rank)
-                triplets = found.U, found.S, found.Vh
-        except TinyLoraError as error:
-            raise FormatError(f"{name}: {error.what}", where=self._base.path, hint=error.hint) from None
+        if self._against is None:
+            triplets = library_triplets(W, adapter.rank)
+        else:
+            found = top_triplets(W, adapter.rank)
+            triplets = found.U, found.S, found.Vh
         U, S, Vh = (array_of(part) for part in triplets)
         if self._against is not None:
             d = _signs_of(self._against, module, stored, (U, S, Vh), projected(v, P) * scale)

@@ -13,6 +13,7 @@ from ..bases.base import Base
 from ..bases.canonical import canonical_of, modules_of, weights_mark
 from ..bases.held import hold
 from ..bases.modules import Module
+from ..bases.weights import torch_threads
 from ..core.streams import projection
 from ..core.svd.canonical import Canonical
 from ..core.torch_arrays import check_device
@@ -27,7 +28,13 @@ from ..progress import Progress
 
 
 def restore(
-    packed: Packed, base: Base, *, device: str = "cpu", keep_weights: bool = False, progress: Progress
+    packed: Packed,
+    base: Base,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    keep_weights: bool = False,
+    progress: Progress,
 ) -> tuple[PeftAdapter, list[str]]:
     """A packed adapter as PEFT's file and configuration would have it, from the base's weights; and what to know.
 
@@ -52,7 +59,8 @@ def restore(
             hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
         )
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
-    canonical = canonical_of(base, modules, packed.config.r, dtype_of, device=where, progress=progress)
+    with torch_threads(threads):
+        canonical = canonical_of(base, modules, packed.config.r, dtype_of, device=where, progress=progress)
     return sort_keys(packed.path, MemoryFile(packed.path, rebuilt(packed, modules, canonical)), packed.config), notes
 
 

@@ -44,7 +44,7 @@ class Base:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The headers of its weights; raises as `read_checkpoint`."""
-        return read_checkpoint(self.path)
+        return read_checkpoint(self.path, self.config)
 
     def require_config(self) -> Base:
         """Raise FormatError where no config.json tells the architecture."""

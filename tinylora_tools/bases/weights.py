@@ -61,12 +61,13 @@ def over_modules(
     device: torch.device,
     progress: Progress,
     where: Path,
+    side_by_side: bool = True,
 ) -> Iterator[tuple[Module, T]]:
     """What `work` makes of each module, in no particular order; `progress` is told of `what`, and how far it is.
 
     Small weights, whose steps are too short to share between cores, are worked on side by side with one thread each;
     large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its
-    company.
+    company. Without `side_by_side` they come one after the other, in their order.
 
     Raises
     ------
@@ -83,17 +84,17 @@ def over_modules(
             raise FormatError(f"{module.name}: {error.what}", where=where, hint=error.hint) from None
 
     progress.start(what, sum(module.tensor.nbytes for module in modules))
-    for module, result in _for_each(modules, named, device):
+    for module, result in _for_each(modules, named, device if side_by_side else None):
         progress.at(module.name)
         progress.advance(module.tensor.nbytes)
         yield module, result
 
 
 def _for_each(
-    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device
+    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device | None
 ) -> Iterator[tuple[Module, T]]:
     threads = torch.get_num_threads()
-    together = threads if device.type == "cpu" else 1
+    together = threads if device is not None and device.type == "cpu" else 1
     small = [m for m in modules if _is_small(m, together)] if together > 1 else []
     chosen = {m.name for m in small}
     if small:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import adapter_options, output_options
+from .options import SOURCE, adapter_options, output_options
 from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
-    from ..formats.peft_config import TinyLoraConfig
     from ..ops.create.count import CountReport
 
 
 @click.command("count")
-@click.argument("base", metavar="BASE")
+@click.argument("base", type=SOURCE, metavar="BASE")
 @adapter_options
 @click.option(
     "--budget",
@@ -24,14 +23,7 @@ if TYPE_CHECKING:
     help="List the settings of u and weight tying that train at most N parameters.",
 )
 @output_options
-def command(
-    base: str,
-    config: TinyLoraConfig,
-    budget: int | None,
-    release: str | None,
-    module_order: str | None,
-    out: Output,
-) -> None:
+def command(out: Output, **given: Any) -> None:
     """Count what an adapter of BASE would train and store, from the checkpoint's headers alone.
 
     \b
@@ -41,7 +33,7 @@ def command(
     """
     from ..ops.create.count import count
 
-    out.report(count(base, config, budget=budget, release=release, module_order=module_order), _render)
+    out.report(count(**given), _render)
 
 
 def _render(report: CountReport) -> None:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import device_option, force_option, output_option, output_options, target_options, threads_option
+from .options import SOURCE, device_option, force_option, output_option, output_options, target_options, threads_option
 from .output import Output, bars, new_table, plural, print_table, print_written, printable
 from .process import keep_freed_memory
 
 if TYPE_CHECKING:
-    from ..formats.peft_config import TinyLoraConfig
     from ..ops.factor import FactorReport, ModuleFactors
 
 
 @click.command("factor")
-@click.argument("base", metavar="BASE")
+@click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("FILE", "A .safetensors file.")
 @target_options
 @device_option
 @threads_option
 @force_option
 @output_options
-def command(
-    base: str,
-    output: Path,
-    config: TinyLoraConfig,
-    release: str | None,
-    module_order: str | None,
-    device: str,
-    threads: int | None,
-    force: bool,
-    out: Output,
-) -> None:
+def command(out: Output, **given: Any) -> None:
     """Compute the leading singular triplets of BASE's weights, and store them with a certificate.
 
     FILE gets <module>.U, .S and .Vh in float32. What it holds already of the same weights is reused, and an interrupted
@@ -49,17 +37,7 @@ def command(
     from ..ops.factor import factor
 
     with out.progress() as progress:
-        report = factor(
-            base,
-            output,
-            config,
-            device=device,
-            threads=threads,
-            release=release,
-            module_order=module_order,
-            force=force,
-            progress=progress,
-        )
+        report = factor(progress=progress, **given)
     out.report(report, _render)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import (
+    SOURCE,
     adapter_options,
     device_option,
     force_option,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("init")
-@click.argument("base", metavar="BASE")
+@click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("OUT", "Directory to make.")
 @adapter_options
 @click.option(
@@ -38,20 +38,7 @@ if TYPE_CHECKING:
 @threads_option
 @force_option
 @output_options
-def command(
-    base: str,
-    output: Path,
-    config: TinyLoraConfig,
-    init_seed: int,
-    base_model: str | None,
-    stream: str,
-    device: str,
-    threads: int | None,
-    release: str | None,
-    module_order: str | None,
-    force: bool,
-    out: Output,
-) -> None:
+def command(config: TinyLoraConfig, base_model: str | None, out: Output, **given: Any) -> None:
     """Make a new adapter of BASE in PEFT's format, from the checkpoint's files alone.
 
     The options are TinyLoraConfig's fields, with PEFT's defaults and PEFT's matching of modules. Load it with
@@ -65,20 +52,9 @@ def command(
     keep_freed_memory()
     from ..ops.create.init import init
 
+    config = replace(config, base_model_name_or_path=base_model)
     with out.progress() as progress:
-        report = init(
-            base,
-            output,
-            replace(config, base_model_name_or_path=base_model),
-            init_seed=init_seed,
-            stream=stream,
-            device=device,
-            threads=threads,
-            release=release,
-            module_order=module_order,
-            force=force,
-            progress=progress,
-        )
+        report = init(config=config, progress=progress, **given)
     out.report(report, _render)
 
 

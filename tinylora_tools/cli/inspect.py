@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import base_option, module_order_option, output_options
+from .options import SOURCE, base_option, module_order_option, output_options
 from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", type=SOURCE, metavar="SOURCE")
 @base_option
 @module_order_option
 @output_options
-def command(source: str, base: str | None, module_order: str | None, out: Output) -> None:
+def command(out: Output, **given: Any) -> None:
     """Show what is in an adapter or a checkpoint.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
@@ -34,7 +34,7 @@ def command(source: str, base: str | None, module_order: str | None, out: Output
     """
     from ..ops.inspect.run import inspect
 
-    out.report(inspect(source, base, module_order=module_order), _render)
+    out.report(inspect(**given), _render)
 
 
 def _render(report: AdapterReport | PackedReport | CheckpointReport) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import (
+    SOURCE,
     THREADS,
     Dtype,
     all_of,
@@ -52,7 +52,7 @@ _own_options = all_of(
 
 
 @click.command("merge")
-@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
+@click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
 @base_option
 @scale_option
@@ -63,23 +63,7 @@ _own_options = all_of(
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option
 @output_options
-def command(
-    adapters: tuple[str, ...],
-    output: Path,
-    base: str | None,
-    scales: tuple[float, ...],
-    dtype: str,
-    tied: str,
-    device: str,
-    threads: int | None,
-    verify_base: bool,
-    stream: str,
-    module_order: str | None,
-    release: str | None,
-    dry_run: bool,
-    force: bool,
-    out: Output,
-) -> None:
+def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, **given: Any) -> None:
     """Merge TinyLoRA adapters into their base checkpoint.
 
     OUT becomes a checkpoint like the base, with each targeted weight W replaced by W + B R A. What the adapters don't
@@ -98,23 +82,7 @@ def command(
     from ..ops.merge.run import merge
 
     with out.progress() as progress:
-        report = merge(
-            adapters,
-            output,
-            base,
-            scale=scale,
-            dtype=dtype,
-            tied=tied,
-            stream=stream,
-            device=device,
-            threads=threads,
-            verify_base=verify_base,
-            module_order=module_order,
-            release=release,
-            dry_run=dry_run,
-            force=force,
-            progress=progress,
-        )
+        report = merge(adapters, scale=scale, progress=progress, **given)
     out.report(report, _render)
 
 

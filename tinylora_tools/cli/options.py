@@ -12,9 +12,26 @@ import click
 
 from ..errors import FormatError
 from ..formats.peft_config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
+from ..sources.locate import checked
 from .output import Output
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+#: PEFT's defaults.
+_DEFAULT = TinyLoraConfig()
+
+
+class Source(click.ParamType):  # type: ignore[type-arg]
+    """A local path or a repository on the Hub: operations open it."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return checked(value)
+        except FormatError as error:
+            self.fail(f"{value} {error.what}", param, ctx)
 
 
 class Finite(click.types.FloatParamType):
@@ -81,6 +98,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 
 
 FINITE = Finite()
+SOURCE = Source()
 THREADS = click.IntRange(min=1)
 
 
@@ -118,11 +136,13 @@ def output_option(metavar: str, text: str, *, required: bool = True) -> Decorato
 force_option: Decorator = click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
 base_option: Decorator = click.option(
     "--base",
+    type=SOURCE,
     metavar="DIR",
     help="The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, if at hand.",
 )
 module_order_option: Decorator = click.option(
     "--module-order",
+    type=SOURCE,
     metavar="FILE",
     help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
 )
@@ -152,7 +172,7 @@ scale_option: Decorator = click.option(
     help="Factor of an adapter's update: once for all adapters, or once for each.",
 )
 rank_option: Decorator = click.option(
-    "-r", "--rank", "r", type=int, default=2, show_default=True, help="Singular triplets."
+    "-r", "--rank", "r", type=int, default=_DEFAULT.r, show_default=True, help="Singular triplets."
 )
 
 _TARGET_OPTIONS: tuple[Decorator, ...] = (
@@ -192,17 +212,35 @@ _TARGET_OPTIONS: tuple[Decorator, ...] = (
 )
 
 _TRAINING_OPTIONS: tuple[Decorator, ...] = (
-    click.option("-u", type=int, default=64, show_default=True, help="Trained numbers a group."),
-    click.option("--weight-tying", type=FINITE, default=0.0, show_default=True, help="From 0, own vectors, to 1, one."),
-    click.option("--projection-seed", type=int, default=42, show_default=True),
-    click.option("--save-projection/--no-save-projection", default=True, show_default=True, help="Store P."),
-    click.option("--init-v-bound", type=FINITE, default=0.02, show_default=True, help="Of --init-weights uniform."),
-    click.option("--tinylora-dropout", type=FINITE, default=0.0, show_default=True),
+    click.option("-u", type=int, default=_DEFAULT.u, show_default=True, help="Trained numbers a group."),
+    click.option(
+        "--weight-tying",
+        type=FINITE,
+        default=_DEFAULT.weight_tying,
+        show_default=True,
+        help="From 0, own vectors, to 1, one.",
+    ),
+    click.option("--projection-seed", type=int, default=_DEFAULT.projection_seed, show_default=True),
+    click.option(
+        "--save-projection/--no-save-projection", default=_DEFAULT.save_projection, show_default=True, help="Store P."
+    ),
+    click.option(
+        "--init-v-bound",
+        type=FINITE,
+        default=_DEFAULT.init_v_bound,
+        show_default=True,
+        help="Of --init-weights uniform.",
+    ),
+    click.option("--tinylora-dropout", type=FINITE, default=_DEFAULT.tinylora_dropout, show_default=True),
     click.option(
         "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."
     ),
     click.option(
-        "--bias", type=click.Choice(BIASES), default="none", show_default=True, help="Biases that are trained along."
+        "--bias",
+        type=click.Choice(BIASES),
+        default=_DEFAULT.bias,
+        show_default=True,
+        help="Biases that are trained along.",
     ),
     click.option(
         "--init-weights",

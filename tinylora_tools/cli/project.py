@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import (
+    SOURCE,
     Dtype,
     base_option,
     force_option,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("project")
-@click.argument("adapter", required=False, metavar="[ADAPTER]")
+@click.argument("adapter", required=False, type=SOURCE, metavar="[ADAPTER]")
 @click.option("--seed", type=int, help="The projection seed: P.i is drawn from seed + i.")
 @click.option("-u", type=int, help="Length of the trained vector.")
 @click.option("-r", "--rank", "r", type=int, help="Rank of the factors.")

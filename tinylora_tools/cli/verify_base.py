@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import base_option, device_option, output_options, threads_option
+from .options import SOURCE, base_option, device_option, output_options, threads_option
 from .output import Output, new_table, plural, print_table, printable
 from .process import keep_freed_memory
 
@@ -23,12 +23,12 @@ _SAID = {
 
 
 @click.command("verify-base")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @base_option
 @device_option
 @threads_option
 @output_options
-def command(adapter: str, base: str | None, device: str, threads: int | None, out: Output) -> int:
+def command(out: Output, **given: Any) -> int:
     """Verify that ADAPTER's factors belong to a base. Exits with 0 when they do, 1 when not.
 
     Tells apart the same base, the same model in another dtype (both 0), a fine-tuned relative and another model
@@ -43,7 +43,7 @@ def command(adapter: str, base: str | None, device: str, threads: int | None, ou
     from ..ops.verify.base import verify_base
 
     with out.progress() as progress:
-        report = verify_base(adapter, base, device=device, threads=threads, progress=progress)
+        report = verify_base(progress=progress, **given)
     out.report(report, _render)
     return 0 if report.ok else 1
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import base_option, force_option, module_order_option, output_options
+from .options import SOURCE, base_option, force_option, module_order_option, output_options
 from .output import Output, new_table, print_table, printable
 from .process import keep_freed_memory
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command("verify-seed")
-@click.argument("adapter", required=False, metavar="[ADAPTER]")
+@click.argument("adapter", required=False, type=SOURCE, metavar="[ADAPTER]")
 @base_option
 @module_order_option
 @click.option(
     "--against",
+    type=SOURCE,
     metavar="SOURCE",
     help="A merged checkpoint, or an adapter with P, to recover the lost seed of a PEFT 0.19 adapter from.",
 )
@@ -39,21 +40,10 @@ if TYPE_CHECKING:
     help="Which of this machine's devices to verify.",
 )
 @click.option("--record", "record_to", type=click.Path(path_type=Path), metavar="FILE", help="Write a golden file.")
-@click.option("--golden", metavar="FILE", help="Check against a golden file.")
+@click.option("--golden", type=SOURCE, metavar="FILE", help="Check against a golden file.")
 @force_option
 @output_options
-def command(
-    adapter: str | None,
-    base: str | None,
-    module_order: str | None,
-    against: str | None,
-    tolerance: float,
-    device: str,
-    record_to: Path | None,
-    golden: str | None,
-    force: bool,
-    out: Output,
-) -> int:
+def command(out: Output, **given: Any) -> int:
     """Verify that projections reproduce. Exits with 0 when all agree, 1 when not.
 
     Without ADAPTER: draws P in every way that this machine has (NumPy, and torch at each CPU capability and number of
@@ -72,18 +62,7 @@ def command(
     from ..ops.verify.seed import verify_seed
 
     with out.progress() as progress:
-        report = verify_seed(
-            adapter,
-            base=base,
-            module_order=module_order,
-            against=against,
-            tolerance=tolerance,
-            device=device,
-            golden=golden,
-            record_to=record_to,
-            force=force,
-            progress=progress,
-        )
+        report = verify_seed(progress=progress, **given)
     out.report(report, _render)
     return 0 if report.ok else 1
 

@@ -56,9 +56,10 @@ class Checkpoint:
     held: Mapping[str, MemoryFile] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_file(cls, path: Path, file: TensorFile) -> Checkpoint:
-        """A single weights file, which was named by `path`."""
-        return cls(path, read_model_config(path.parent), (file,), dict.fromkeys(file.tensors, 0))
+    def of_file(cls, path: Path, file: TensorFile, config: Mapping[str, Any] | None = None) -> Checkpoint:
+        """A single weights file, which was named by `path`; `config` as `read_checkpoint`."""
+        config = read_model_config(path.parent) if config is None else config
+        return cls(path, config, (file,), dict.fromkeys(file.tensors, 0))
 
     def __contains__(self, name: object) -> bool:
         return name in self.shard_of
@@ -94,8 +95,9 @@ def is_checkpoint(path: Path) -> bool:
     return any((path / name).is_file() for name in _EXPECTED)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the headers of a checkpoint directory, or of a single weights file.
+def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Read the headers of a checkpoint directory, or of a single weights file; `config` is its config.json, where that
+    was read already.
 
     Raises
     ------
@@ -104,8 +106,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         shards or names files outside the directory.
     """
     if path.is_file():
-        return Checkpoint.of_file(path, read_tensor_file(path))
-    config = read_model_config(path)
+        return Checkpoint.of_file(path, read_tensor_file(path), config)
+    config = read_model_config(path) if config is None else config
     for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
         if (path / single).is_file():
             shard = read_tensor_file(path / single)

@@ -9,18 +9,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..adapters import soundness
-from ..adapters.load import Adapter, ModuleOrder
-from ..adapters.source import Source, find_source
+from ..adapters.load import ModuleOrder
 from ..adapters.write import missing_projections, stored_tensors, write_adapter
-from ..bases.base import Base, open_base
+from ..bases.base import Base
 from ..core.compare import digest
 from ..core.streams import projection
 from ..formats.peft_keys import factor_key
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
 from ..output.companions import copy_adapter_files
-from ..output.staging import check_output, staged_directory, staged_file
+from ..output.staging import staged_directory, staged_file
+from .opened import AdapterLike, opened_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def project_seeds(
 
 
 def project(
-    adapter: str | Path | Source | Adapter,
+    adapter: AdapterLike,
     output: str | Path,
     *,
     base: str | Path | Base | None = None,
@@ -130,12 +129,9 @@ def project(
     TinyLoraError
         Where a P can't be drawn (the order isn't known, the seed is lost), and for an output that can't be written.
     """
-    output, source = Path(output).expanduser(), find_source(adapter)
-    at = None if base is None else open_base(base).require_config()
-    inputs = source.inputs(at)
-    check_output(output, force=force, inputs=inputs)
-    opened = source.open(at, module_order=module_order, stream=stream, in_memory=True)
-    soundness.check(opened)
+    output = Path(output).expanduser()
+    given = {"module_order": module_order, "stream": stream}
+    (opened,), inputs = opened_for(output, adapter, base, force=force, **given)
     header = opened.header
     added = missing_projections(opened)
     config = {**opened.config.raw, "save_projection": True} if header.has_config else None

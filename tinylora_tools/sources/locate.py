@@ -43,6 +43,13 @@ def locate(source: str | Path) -> Path:
     return path
 
 
+def checked(source: str) -> str:
+    """The source itself; FormatError where it can't be one, whatever is there."""
+    if source.startswith(HUB_PREFIX):
+        _repository(source)
+    return source
+
+
 def base_name(source: str | Path) -> str:
     """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
     if isinstance(source, str) and source.startswith(HUB_PREFIX):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..options import (
+    SOURCE,
     Dtype,
     base_option,
     device_option,
@@ -19,6 +19,7 @@ from ..options import (
     scale_option,
     several,
     stream_option,
+    threads_option,
 )
 from ..output import Output, plural, print_written
 from ..process import keep_freed_memory
@@ -26,11 +27,11 @@ from .sources import source_options
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
-    from ...ops.convert.lora import LoraReport, Server
+    from ...ops.convert.lora import LoraReport
 
 
 @click.command("lora")
-@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER...")
+@click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
 @base_option
 @source_options
@@ -48,23 +49,11 @@ if TYPE_CHECKING:
 )
 @stream_option
 @device_option
+@threads_option
 @force_option
 @output_options
 def command(
-    adapters: tuple[str, ...],
-    output: Path,
-    base: str | None,
-    find: Callable[[str], Source],
-    module_order: str | None,
-    release: str | None,
-    scales: tuple[float, ...],
-    dtype: str,
-    rank_pattern: bool,
-    server: Server,
-    stream: str,
-    device: str,
-    force: bool,
-    out: Output,
+    adapters: tuple[str, ...], find: Callable[[str], Source], scales: tuple[float, ...], out: Output, **given: Any
 ) -> None:
     """Make a LoRA adapter with the same update, exactly, which PEFT, vLLM, SGLang and llama.cpp load.
 
@@ -82,21 +71,7 @@ def command(
     from ...ops.convert.lora import to_lora
 
     with out.progress() as progress:
-        report = to_lora(
-            [find(adapter) for adapter in adapters],
-            output,
-            base=base,
-            scale=scale,
-            dtype=dtype,
-            rank_pattern=rank_pattern,
-            server=server,
-            stream=stream,
-            device=device,
-            module_order=module_order,
-            release=release,
-            force=force,
-            progress=progress,
-        )
+        report = to_lora([find(adapter) for adapter in adapters], scale=scale, progress=progress, **given)
     out.report(report, _render)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..options import (
+    SOURCE,
     Dtype,
     device_option,
     force_option,
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 
 @click.command("packed")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @output_option("OUT", "The .safetensors file to make.")
-@click.option("--base", required=True, metavar="DIR", help="The base model: a directory or hf://owner/name.")
+@click.option(
+    "--base", required=True, type=SOURCE, metavar="DIR", help="The base model: a directory or hf://owner/name."
+)
 @source_options
 @click.option("--exact", is_flag=True, help="Correct every entry, so that the very adapter comes back.")
 @click.option(
@@ -44,20 +46,7 @@ if TYPE_CHECKING:
 @threads_option
 @force_option
 @output_options
-def command(
-    adapter: str,
-    output: Path,
-    base: str,
-    find: Callable[[str], Source],
-    module_order: str | None,
-    exact: bool,
-    v_dtype: str,
-    stream: str,
-    device: str,
-    threads: int | None,
-    force: bool,
-    out: Output,
-) -> None:
+def command(adapter: str, find: Callable[[str], Source], out: Output, **given: Any) -> None:
     """Pack an adapter into v and what it takes to make the rest again from the base: less than a kilobyte.
 
     The way back is proven before anything is written. Every other command reads such a file.
@@ -71,20 +60,7 @@ def command(
     from ...ops.convert.packed import pack
 
     with out.progress() as progress:
-        report = pack(
-            find(adapter),
-            output,
-            base=base,
-            exact=exact,
-            v_dtype=v_dtype,
-            stream=stream,
-            device=device,
-            threads=threads,
-            module_order=module_order,
-            force=force,
-            tell=out.warn,
-            progress=progress,
-        )
+        report = pack(find(adapter), tell=out.warn, progress=progress, **given)
     out.report(report, _render)
 
 

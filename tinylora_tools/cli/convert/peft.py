@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..options import (
+    SOURCE,
     Dtype,
     base_option,
     device_option,
@@ -16,6 +16,7 @@ from ..options import (
     output_option,
     output_options,
     stream_option,
+    threads_option,
 )
 from ..output import Output, plural, print_written
 from ..process import keep_freed_memory
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("peft")
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @output_option("OUT", "Directory to make.")
 @base_option
 @source_options
@@ -39,21 +40,10 @@ if TYPE_CHECKING:
 @click.option("--adapter-dtype", type=Dtype(), help="Of A, B and P; refused where it would round. Default: as it is.")
 @stream_option
 @device_option
+@threads_option
 @force_option
 @output_options
-def command(
-    adapter: str,
-    output: Path,
-    base: str | None,
-    find: Callable[[str], Source],
-    module_order: str | None,
-    save_projection: bool | None,
-    adapter_dtype: str | None,
-    stream: str,
-    device: str,
-    force: bool,
-    out: Output,
-) -> None:
+def command(adapter: str, find: Callable[[str], Source], out: Output, **given: Any) -> None:
     """Write an adapter of any form in PEFT's files, anew.
 
     .bin becomes safetensors, without what PEFT 0.19 saved of other adapters, with P or without, in half the size where
@@ -70,18 +60,7 @@ def command(
     from ...ops.convert.peft import to_peft
 
     with out.progress() as progress:
-        report = to_peft(
-            find(adapter),
-            output,
-            base=base,
-            save_projection=save_projection,
-            adapter_dtype=adapter_dtype,
-            stream=stream,
-            device=device,
-            module_order=module_order,
-            force=force,
-            progress=progress,
-        )
+        report = to_peft(find(adapter), progress=progress, **given)
     out.report(report, _render)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import Setting, all_of, module_order_option
+from ..options import SOURCE, Setting, all_of, module_order_option
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -49,10 +49,14 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Another project's adapter: what its files don't say, such as rank=2. Repeat for more.",
         ),
         click.option(
-            "--projection", metavar="FILE", help="Another project's adapter: a file with its P, where that is lost."
+            "--projection",
+            type=SOURCE,
+            metavar="FILE",
+            help="Another project's adapter: a file with its P, where that is lost.",
         ),
         click.option(
             "--against",
+            type=SOURCE,
             metavar="MERGED",
             help="Another project's adapter: a checkpoint that it was merged into, which tells the signs of singular "
             "pairs.",

@@ -15,15 +15,15 @@ from typing import Literal
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, find_sources
-from ...bases.base import Base, open_base
+from ...bases.base import Base
 from ...errors import UnsupportedError
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
 from ...formats.safetensors_writer import write_file
-from ...output.staging import check_output, staged_directory
+from ...output.staging import staged_directory
 from ...progress import Progress
 from ...wording import argument, call
+from ..opened import AdapterLike, opened_for
 from ..scales import one_each
 from .lora_plan import plan_lora
 
@@ -52,7 +52,7 @@ class LoraReport:
 
 
 def to_lora(
-    adapters: Sequence[str | Path | Source | Adapter] | str | Path | Source | Adapter,
+    adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,
     *,
     base: str | Path | Base | None = None,
@@ -62,6 +62,7 @@ def to_lora(
     server: Server = "peft",
     stream: str | None = None,
     device: str = "cpu",
+    threads: int | None = None,
     module_order: ModuleOrder = None,
     release: str | None = None,
     force: bool = False,
@@ -87,8 +88,8 @@ def to_lora(
         Who is going to read it; what it can't take is refused.
     stream, module_order
         As `load_adapter`.
-    device : str
-        Where factors are computed, if they have to be.
+    device, threads
+        Where factors are computed, if they have to be, and with how many of torch's threads.
     release : "4" or "5", optional
         The transformers that adapters of Gemma's embeddings were trained under.
     force : bool
@@ -102,17 +103,19 @@ def to_lora(
         together, and for content that the server doesn't take.
     """
     started = time.perf_counter()
-    output, sources = Path(output).expanduser(), find_sources(adapters)
-    scales = one_each(scale, len(sources))
-    at = None if base is None else open_base(base).require_config()
-    inputs = [path for source in sources for path in source.inputs(at)]
-    check_output(output, force=force, inputs=inputs)
-    loaded = [
-        s.open(at, module_order=module_order, stream=stream, device=device, in_memory=True, progress=progress)
-        for s in sources
-    ]
-    for adapter in loaded:
-        soundness.check(adapter)
+    output = Path(output).expanduser()
+    loaded, inputs = opened_for(
+        output,
+        adapters,
+        base,
+        force=force,
+        module_order=module_order,
+        stream=stream,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
+    scales = one_each(scale, len(loaded))
     plan = plan_lora(loaded, scales, dtype, rank_pattern, release)
     _check_server(loaded, plan.ranks, server)
     with staged_directory(output, force=force, inputs=inputs) as directory:

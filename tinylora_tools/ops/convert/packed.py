@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, find_source
+from ...adapters.source import find_source
 from ...adapters.unpack import check_content, rebuilt
 from ...bases.base import Base, open_base
 from ...bases.weights import torch_threads
@@ -24,6 +24,7 @@ from ...formats.safetensors_writer import write_file
 from ...output.staging import check_file, keep_apart, require_ending, staged_file
 from ...progress import NoProgress, Progress
 from ...wording import argument
+from ..opened import AdapterLike
 from .packed_content import Packing, content_of
 from .packed_proof import compare
 
@@ -50,7 +51,7 @@ class PackReport:
 
 
 def pack(
-    adapter: str | Path | Source | Adapter,
+    adapter: AdapterLike,
     output: str | Path,
     *,
     base: str | Path | Base,

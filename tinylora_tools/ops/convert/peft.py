@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, find_source
 from ...adapters.write import missing_projections, require_drawable, stored_tensors, write_adapter
-from ...bases.base import Base, open_base
+from ...bases.base import Base
 from ...errors import UnsupportedError
 from ...formats.peft_keys import factor_key
 from ...formats.tensors import float_dtype
 from ...output.companions import copy_adapter_files
-from ...output.staging import check_output, staged_directory
+from ...output.staging import staged_directory
 from ...progress import Progress
+from ..opened import AdapterLike, opened_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class PeftReport:
 
 
 def to_peft(
-    adapter: str | Path | Source | Adapter,
+    adapter: AdapterLike,
     output: str | Path,
     *,
     base: str | Path | Base | None = None,
@@ -47,6 +46,7 @@ def to_peft(
     adapter_dtype: str | None = None,
     stream: str | None = None,
     device: str = "cpu",
+    threads: int | None = None,
     module_order: ModuleOrder = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -66,8 +66,8 @@ def to_peft(
         Of A, B and P; refused where it would round. None leaves it as it is.
     stream, module_order
         As `load_adapter`.
-    device : str
-        Where factors are computed, if they have to be.
+    device, threads
+        Where factors are computed, if they have to be, and with how many of torch's threads.
     force : bool
         Replace an existing adapter.
     progress : Progress, optional
@@ -78,12 +78,18 @@ def to_peft(
         For an adapter that isn't sound, a P that can't be drawn or would be lost, and a dtype that would round.
     """
     started = time.perf_counter()
-    output, source = Path(output).expanduser(), find_source(adapter)
-    at = None if base is None else open_base(base).require_config()
-    inputs = source.inputs(at)
-    check_output(output, force=force, inputs=inputs)
-    opened = source.open(at, module_order=module_order, stream=stream, device=device, in_memory=True, progress=progress)
-    soundness.check(opened)
+    output = Path(output).expanduser()
+    (opened,), inputs = opened_for(
+        output,
+        adapter,
+        base,
+        force=force,
+        module_order=module_order,
+        stream=stream,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
     header = opened.header
     tensors, notes = _tensors(opened, save_projection, adapter_dtype)
     stored = any(key.endswith(".tinylora_P") for key in tensors)

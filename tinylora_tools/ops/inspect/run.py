@@ -82,7 +82,7 @@ def _in_file(path: Path) -> Packed | Source | Base:
     if (source := adapter_of(path, content)) is not None:
         return source
     base = Base(path)
-    base.checkpoint = Checkpoint.of_file(path, content)
+    base.checkpoint = Checkpoint.of_file(path, content, base.config)
     return base
 
 

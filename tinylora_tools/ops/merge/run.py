@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...adapters import soundness
-from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.load import ModuleOrder
 from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
 from ...core.block_sum import NumpyBlockAdder
@@ -21,7 +21,9 @@ from ...formats.checkpoint import SAFETENSORS_INDEX
 from ...output.companions import copy_model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
+from ...sources.model_card import prepare_card
 from ...wording import argument
+from ..opened import AdapterLike
 from ..scales import one_each
 from .card import card_of
 from .plan import plan_merge
@@ -32,7 +34,7 @@ from .write import MakeAdder, MergeWriter
 
 
 def merge(
-    adapters: Sequence[str | Path | Source | Adapter] | str | Path | Source | Adapter,
+    adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,
     base: str | Path | Base | None = None,
     *,
@@ -93,8 +95,10 @@ def merge(
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
     opened = [
-        s.open(at, module_order=module_order, stream=stream, keep_weights=not dry_run, progress=progress)
-        for s in sources
+        source.open(
+            at, module_order=module_order, stream=stream, threads=threads, keep_weights=not dry_run, progress=progress
+        )
+        for source in sources
     ]
     for adapter in opened:
         soundness.check(adapter)
@@ -103,6 +107,7 @@ def merge(
     _check_space(output, plan.size)
     results: list[TensorResult] = []
     if not dry_run:
+        prepare_card()
         with staged_directory(output, force=force, inputs=inputs) as directory:
             results = _write(directory, plan, device, threads, verify_base, progress)
             copy_model_files(at.path, directory)

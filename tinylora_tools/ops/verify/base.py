@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...adapters import soundness
 from ...adapters.load import Adapter
-from ...adapters.source import Source, find_source, name_the_base
+from ...adapters.source import find_source, name_the_base
 from ...bases.base import Base, open_base
 from ...bases.modules import Module
 from ...bases.orientation import is_transposed
@@ -35,6 +35,7 @@ from ...errors import MismatchError
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
+from ..opened import AdapterLike
 
 Verdict = Literal["same-base", "other-dtype", "fine-tuned", "other-model", "unknown"]
 
@@ -79,7 +80,7 @@ class BaseReport:
 
 
 def verify_base(
-    adapter: str | Path | Source | Adapter,
+    adapter: AdapterLike,
     base: str | Path | Base | None = None,
     *,
     device: str = "cpu",

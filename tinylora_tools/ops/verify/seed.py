@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, find_source
+from ...adapters.source import find_source
 from ...bases.base import Base, open_base
 from ...errors import UndeterminedError
 from ...progress import Progress
 from ...sources.locate import locate
 from ...wording import argument
+from ..opened import AdapterLike
 from .adapter import AdapterVerdict, verify_adapter
 from .check import Check
 from .golden import compare, record
@@ -35,7 +36,7 @@ class VerifyReport:
 
 
 def verify_seed(
-    adapter: str | Path | Source | Adapter | None = None,
+    adapter: AdapterLike | None = None,
     *,
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,

@@ -25,9 +25,11 @@ STORED, SEED_ONLY, PICKLED = "peft021-layers", "peft021-13-numbers", "peft021-pi
 
 @dataclass
 class Seen:
-    """Files that were opened, tensors that were read by (file, name), and temporary directories that were made."""
+    """Files that were opened, headers that were parsed, tensors that were read by (file, name), whole or by rows, and
+    temporary directories that were made."""
 
     opened: Counter[Path] = field(default_factory=Counter)
+    headers: Counter[Path] = field(default_factory=Counter)
     read: Counter[tuple[Path, str]] = field(default_factory=Counter)
     rows: Counter[tuple[Path, str]] = field(default_factory=Counter)
     temporary: list[str] = field(default_factory=list)
@@ -55,7 +57,12 @@ sys.addaudithook(_hook)  # which can't be taken away again: it watches only whil
 def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
     """Run a command in this process, and say what it opened and read."""
     real_read, real_pieces = safetensors_file.SafetensorsFile.read, safetensors_file.SafetensorsFile.pieces
-    real_rows = merge_tensor.OpenSource.rows
+    real_rows, real_parse = merge_tensor.OpenSource.rows, safetensors_file._parse
+
+    def parse(path: Path, text: bytes) -> Any:
+        if _watching:
+            _watching[0].headers[path] += 1
+        return real_parse(path, text)
 
     def read(self: Any, name: str) -> Any:
         if _watching:
@@ -75,6 +82,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
     monkeypatch.setattr(safetensors_file.SafetensorsFile, "read", read)
     monkeypatch.setattr(safetensors_file.SafetensorsFile, "pieces", pieces)
     monkeypatch.setattr(merge_tensor.OpenSource, "rows", rows)
+    monkeypatch.setattr(safetensors_file, "_parse", parse)
 
     @contextmanager
     def watching() -> Iterator[Seen]:
@@ -126,6 +134,7 @@ def test_a_peft_adapter_is_opened_once(command: str, name: str, watched: Callabl
     seen = watched(*arguments_of(command, case.adapter, case.base, tmp_path / "o"))
     weights = case.adapter / "adapter_model.safetensors"
     assert seen.opened[weights] == 1
+    assert set(seen.headers.values()) == {1}, seen.headers  # the base's and the output's too
     assert seen.opened[case.adapter / "adapter_config.json"] <= (2 if command in ("convert peft", "project") else 1)
     assert seen.opened[case.base / "config.json"] <= (2 if command == "merge" else 1)  # which copies it
     needs = NEEDS[command][0 if name == STORED else 1]
@@ -167,6 +176,7 @@ def test_a_packed_adapter_is_opened_once(
     base = fixture(STORED).base
     seen = watched(*arguments_of(command, packed, base, tmp_path / "o"))
     assert seen.opened[packed] == 1
+    assert set(seen.headers.values()) == {1}, seen.headers
     assert all(times <= 2 for times in seen.reads_of(packed).values())  # its digest, and what is made of it
     assert seen.opened[base / "config.json"] <= (2 if command == "merge" else 1)
     assert seen.temporary == []

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..bases.base import Base, open_base
 from ..core.streams.projection import DEFAULT_STREAM
@@ -23,10 +22,8 @@ from ..formats.torch_file import load_pickle, torch_file_of
 from ..progress import NoProgress, Progress
 from ..sources.locate import HUB_PREFIX, locate, locate_base
 from ..wording import argument, call
+from .answers import Answers
 from .load import Adapter, ModuleOrder, order_in
-
-if TYPE_CHECKING:
-    from .third_party import Answers
 
 PEFT, PACKED = "peft", "packed"
 
@@ -125,7 +122,7 @@ class Source:
                 content, base, device=device, threads=threads, keep_weights=keep_weights, progress=progress
             )
         elif isinstance(content, Found):
-            from .third_party import Answers, import_third_party
+            from .third_party import import_third_party
 
             header, notes = import_third_party(
                 content,
@@ -246,8 +243,6 @@ def find_source(
     if settings is None and isinstance(content, Found):
         raise another_project(at, form)
     if settings is not None:
-        from .third_party import Answers  # which needs torch, as what it opens does
-
         answers = Answers(settings, *(None if one is None else locate(one) for one in (projection, against)))
         if form in (PEFT, PACKED) and answers.needless:
             what = f"is {form}: {argument(answers.needless)} is for other projects' adapters"

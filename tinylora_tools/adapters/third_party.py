@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +29,8 @@ from ..formats.third_party.adapter import ThirdPartyAdapter
 from ..progress import Progress
 from ..sources.locate import locate_base
 from ..wording import argument
+from .answers import Answers
 from .third_party_factors import ComputedFactors, Converted, Projections, StoredFactors, dtype_in_forward, rounded
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a third-party adapter's files don't tell, and its user does.
-
-    `settings` are the dialect's own; `projection` is a file with P; `against` a checkpoint that the adapter was merged
-    into, which tells the signs of singular pairs.
-    """
-
-    settings: Mapping[str, str] = field(default_factory=dict)
-    projection: Path | None = None
-    against: Path | None = None
-
-    @property
-    def needless(self) -> str | None:
-        """The argument that PEFT's and packed adapters have no use for, where one is given."""
-        return next((name for name in ("settings", "projection", "against") if getattr(self, name)), None)
-
-    @property
-    def files(self) -> list[Path]:
-        return [path for path in (self.projection, self.against) if path is not None]
 
 
 def import_third_party(

@@ -47,6 +47,8 @@ class Adapter:
         What to know of how the adapter came to be in PEFT's form.
     companions : Path, optional
         The directory whose other files belong to the adapter.
+    numbering : Numbering, optional
+        Places and groups, where they are known already.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Adapter:
         stream: str = projection.DEFAULT_STREAM,
         imported: tuple[str, ...] = (),
         companions: Path | None = None,
+        numbering: Numbering | None = None,
     ) -> None:
         self.header = header
         self.stream = stream
@@ -67,6 +70,8 @@ class Adapter:
         self._module_order = order_in(module_order)
         self._dtypes: dict[str, str] = {}
         self._vectors: dict[int, NDArray[Any]] = {}
+        if numbering is not None:
+            self.numbering = numbering
 
     def on(self, base: Base | None = None, *, module_order: ModuleOrder = None, stream: str | None = None) -> Adapter:
         """The same open adapter with another base, order or stream; None keeps what it has."""
@@ -82,6 +87,9 @@ class Adapter:
         known = {"provenance"} if base is not None or module_order is not None else {"provenance", *_BY_ORDER}
         vars(other).update({name: value for name, value in vars(self).items() if name in known})
         return other
+
+    def __repr__(self) -> str:
+        return f"<Adapter {self.path}: {len(self.modules)} modules, r={self.config.r}, u={self.config.u}>"
 
     @property
     def path(self) -> Path:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import MismatchError
+from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
+from ..wording import call
 from .provenance import regime, seed_is_lost
 
 if TYPE_CHECKING:
     from .load import Adapter
 
+_NOTHING = "every trained vector is zero: the adapter changes nothing"
 _EDITED = "Was the file or its adapter_config.json edited? Save the adapter again."
 
 
@@ -96,19 +99,31 @@ def _on_projections(adapter: Adapter) -> list[str]:
     if header.modules and not header.has_projections:
         if seed_is_lost(header):
             return [
-                "P isn't stored, and PEFT 0.19 drew it from a salted hash: nobody can reproduce this adapter. Save it "
-                "with save_projection=True from the process that trained it"
+                "P isn't stored, and PEFT 0.19 drew it from a salted hash, which nobody can reproduce. Save it with "
+                "save_projection=True from the process that trained it, or find its seed in what it was merged into: "
+                f"{call('verify_seed', adapter.path, against=..., base=...)}"
             ]
-        return [
-            f"P isn't stored: it is drawn from projection_seed, here as {adapter.stream} draws it, with values that "
-            "differ between machines by rounding"
-        ]
+        return [_drawn_by(adapter.stream)]
     if regime(header, adapter.provenance) == "shared-projection":
         return [
             "all modules share one P, drawn by PEFT 0.19 from a seed that is lost: keep the stored P, and load the "
             "adapter with save_projection=True"
         ]
     return []
+
+
+def _drawn_by(stream: str) -> str:
+    return (
+        f"P isn't stored: it is drawn from projection_seed, here as {stream} draws it, with values that may differ "
+        "between machines by rounding"
+    )
+
+
+def notes_on_packed(packed: Packed) -> list[str]:
+    """What to know of a packed adapter that only its own file tells."""
+    drawn = not packed.holds_projections and packed.numbers("P_of") is None
+    zero = not any(np.any(v) for v in packed.vectors.values())
+    return ([_drawn_by(packed.stream)] if drawn else []) + ([_NOTHING] if zero else [])
 
 
 def _on_leaked(adapter: PeftAdapter) -> list[str]:
@@ -133,11 +148,14 @@ def _on_training(adapter: Adapter) -> list[str]:
         )
     groups = adapter.header.vectors
     if groups and not any(np.any(adapter.vector(group)) for group in groups):
-        found.append("every trained vector is zero: the adapter changes nothing")
+        found.append(_NOTHING)
     return found
 
 
 def notes_of(adapters: Sequence[Adapter]) -> list[str]:
-    """The notes on several adapters, with their names where there is more than one."""
-    several = len(adapters) > 1
-    return [f"{one.path.name}: {note}" if several else note for one in adapters for note in one.notes]
+    """The notes on several adapters, with their names where there is more than one; with their paths, where those are
+    alike."""
+    if len(adapters) == 1:
+        return list(adapters[0].notes)
+    unique = len({one.path.name for one in adapters}) == len(adapters)
+    return [f"{one.path.name if unique else one.path}: {note}" for one in adapters for note in one.notes]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..bases.base import Base, open_base
 from ..core.streams.projection import DEFAULT_STREAM
-from ..errors import MismatchError, UnsupportedError
+from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats import third_party
 from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed, as_packed, is_packed
@@ -162,7 +162,7 @@ def load_adapter(
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,
     *,
-    stream: str = DEFAULT_STREAM,
+    stream: str | None = None,
     kind: str | None = None,
     settings: Mapping[str, str] | None = None,
     projection: str | Path | None = None,
@@ -181,8 +181,8 @@ def load_adapter(
         adapter, and some of other projects, need its weights.
     module_order : sequence of str, or the path of a file, optional
         The targeted modules in the order of `model.named_modules()`, where no known architecture tells it.
-    stream : str
-        Whose arithmetic a P that isn't stored is drawn with.
+    stream : str, optional
+        Whose arithmetic a P that isn't stored is drawn with: "torch-cpu-avx2" by default, "torch-cpu-scalar", "torch".
     kind : str, optional
         Insist on a form: "peft", "packed", or another project's name.
     settings, projection, against
@@ -252,7 +252,9 @@ def find_source(
 
 def find_sources(paths: Sequence[str | Path | Source | Adapter] | str | Path | Source | Adapter) -> list[Source]:
     """The same for one or several."""
-    several = [paths] if isinstance(paths, (str, Path, Source, Adapter)) else paths
+    several = [paths] if isinstance(paths, (str, Path, Source, Adapter)) else list(paths)
+    if not several:
+        raise UndeterminedError("no adapter is named")
     return [find_source(path) for path in several]
 
 

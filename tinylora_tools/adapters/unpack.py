@@ -152,7 +152,7 @@ def _projections(packed: Packed, modules: Sequence[Module], dtypes: list[str]) -
         if len(places) != len(modules) or not set(places) <= own.keys():
             raise FormatError("lacks a P", where=packed.path, hint="Pack the adapter again.")
         return [own[place] for place in places]
-    stream, config = packed.file.metadata.get("stream", projection.DEFAULT_STREAM), packed.config
+    stream, config = packed.stream, packed.config
     return [
         projection.draw_rounded(config.projection_seed + number, config.u, module.rank(config.r), dtype, stream=stream)
         for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True))

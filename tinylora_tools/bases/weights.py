@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import at_least
 from ..core.torch_arrays import tensor_of
 from ..errors import FormatError, TinyLoraError
 from ..progress import Progress
@@ -44,6 +45,7 @@ def fingerprint(stored: NDArray[Any]) -> str:
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
     """Have torch compute with so many threads meanwhile; None leaves it to torch."""
+    at_least("threads", threads, 1)
     before = torch.get_num_threads()
     try:
         if threads is not None:

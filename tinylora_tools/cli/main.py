@@ -58,8 +58,30 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in self.members.items()])
 
 
+class _ReaderGoneError(Exception):
+    """Whoever read stdout has gone; click itself would answer with exit code 1."""
+
+
+class _Root(LazyGroup):
+    """The command line as a whole."""
+
+    def make_context(self, *arguments: Any, **given: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **given)
+        except BrokenPipeError:
+            raise _ReaderGoneError from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            raise _ReaderGoneError from None
+
+
 @click.group(
-    cls=LazyGroup,
+    cls=_Root,
     members=COMMANDS,
     package=__package__,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -93,7 +115,7 @@ def main() -> NoReturn:
         kept = printable(str(error.__cause__ or error)) or "nothing was kept"  # click wraps the interrupt
         click.echo(f"Interrupted; {kept}.", err=True)
         sys.exit(130)
-    except BrokenPipeError:
+    except (_ReaderGoneError, BrokenPipeError):
         # The reader has gone (`tinylora inspect ... | head`): so has the need for the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -78,11 +78,14 @@ def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, *
     """
     scale = several(scales, adapters)
     leave_threads_to_us()
-    keep_freed_memory()
+    from ..adapters.source import PEFT, find_source
     from ..ops.merge.run import merge
 
+    sources = [find_source(adapter) for adapter in adapters]
+    if any(source.form != PEFT for source in sources):
+        keep_freed_memory()  # for the factors; sums have buffers of their own
     with out.progress() as progress:
-        report = merge(adapters, scale=scale, progress=progress, **given)
+        report = merge(sources, scale=scale, progress=progress, **given)
     out.report(report, _render)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..checks import DTYPES, SHORT_DTYPES
 from ..errors import FormatError
 from ..formats.peft_config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
 from ..sources.locate import checked
@@ -47,13 +48,11 @@ class Finite(click.types.FloatParamType):
 class Dtype(click.Choice[str]):
     """A floating-point dtype by PyTorch's name, or as people write it: bf16, fp16, fp32."""
 
-    SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # noqa: RUF012
-
     def __init__(self, *others: str) -> None:
-        super().__init__([*others, "float32", "bfloat16", "float16"])
+        super().__init__([*others, *DTYPES])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return super().convert(self.SHORT.get(value, value), param, ctx)
+        return super().convert(SHORT_DTYPES.get(value, value), param, ctx)
 
 
 class Listed(click.ParamType):  # type: ignore[type-arg]

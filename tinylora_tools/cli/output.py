@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -29,6 +29,7 @@ class Output:
 
     as_json: bool = False
     quiet: bool = False
+    _said: set[str] = field(default_factory=set)
 
     def report(self, report: T, render: Callable[[T], None]) -> None:
         """Show a report, a dataclass with `warnings`: by `render`, or as JSON."""
@@ -40,10 +41,12 @@ class Output:
         elif not self.quiet:
             render(report)
         for text in fields["warnings"]:
-            self.warn(text)
+            if text not in self._said:
+                self.warn(text)
 
     def warn(self, text: str) -> None:
-        """A warning on stderr, in a line."""
+        """A warning on stderr, in a line; one that can't wait for the report isn't repeated behind it."""
+        self._said.add(text)
         click.secho("warning: ", fg="yellow", nl=False, err=True)
         click.echo(printable(text), err=True)
 

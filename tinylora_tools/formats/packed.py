@@ -52,6 +52,9 @@ FORMAT = "tinylora-packed"
 VERSION = "1"
 INDEX, VALUE = "corrections.index", "corrections.value"
 CONTENT = "content"
+
+#: What draws P, where the file doesn't say.
+USUAL_STREAM = "torch-cpu-avx2"
 _NUMBERED = re.compile(r"(?P<kind>v|P)\.(?P<number>0|[1-9][0-9]{0,8})")
 
 #: adapter_config.json's fields with the values that are left out.
@@ -104,6 +107,11 @@ class Packed:
         """Whether the adapter's file holds P: what its configuration says, unless the metadata say otherwise."""
         said = self.file.metadata.get("holds_P")
         return self.config.save_projection if said is None else said == "true"
+
+    @property
+    def stream(self) -> str:
+        """What draws P, where a seed does."""
+        return self.file.metadata.get("stream", USUAL_STREAM)
 
     @property
     def vectors(self) -> dict[int, NDArray[Any]]:

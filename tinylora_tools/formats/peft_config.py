@@ -23,11 +23,9 @@ PEFT_VERSION = "0.21.2"
 #: PEFT's task types.
 TASK_TYPES = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
-#: Which biases are trained along.
 BIASES = ("none", "all", "tinylora_only")
 
 ALL_LINEAR = "all-linear"
-
 #: A target that holds one of these is a regular expression.
 _REGEX_CHARACTERS = frozenset("*+?()[]{}|^$\\")
 
@@ -54,11 +52,10 @@ class TinyLoraConfig:
     target_modules : str or tuple of str, optional
         "all-linear", a regular expression (another string), names or ends of names; None for PEFT's default of the
         model type.
-    modules_to_save, layers_to_transform, layers_pattern : tuple
     fan_in_fan_out : bool, optional
         None leaves it to the type of the targeted layers.
     raw : Mapping
-        The JSON object that it was read from, with whatever else that holds.
+        The JSON object that it was read from, if any.
     """
 
     r: int = 2
@@ -149,16 +146,19 @@ class TinyLoraConfig:
 
     def check(self, modules: int = 1) -> None:
         """Raise FormatError for what PEFT refuses, or a seed that its generator can't take for so many modules."""
+        for name, (fits, expected) in _FIELDS.items():
+            value = getattr(self, name)
+            if value is not None and not fits(list(value) if isinstance(value, tuple) else value):
+                raise FormatError(f"{name} is {value!r}, expected {expected}")
         self.check_targets()
         if self.r < 1 or self.u < 1:
             raise FormatError(f"r={self.r} and u={self.u}, expected positive integers")
-        for name in ("weight_tying", "tinylora_dropout"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise FormatError(f"{name} is {getattr(self, name)}, expected a number from 0 to 1")
         if self.bias not in BIASES:
             raise FormatError(f"bias is {self.bias!r}, expected one of {', '.join(BIASES)}")
         if self.layers_pattern and not self.layers_to_transform:
             raise FormatError("layers_pattern is given without layers_to_transform", hint="Give both, or neither.")
+        if self.init_weights not in (True, False, "uniform"):
+            raise FormatError(f"init_weights is {self.init_weights!r}, expected true, false or 'uniform'")
         if self.init_v_bound < 0.0 and self.init_weights == "uniform":
             raise FormatError(f"init_v_bound is {self.init_v_bound}, expected 0 or more")
         if self.projection_seed < -(2**63) or self.projection_seed + modules > 2**64:
@@ -170,9 +170,9 @@ class TinyLoraConfig:
         """Raise FormatError for targets that PEFT couldn't look for."""
         if self.task_type is not None and self.task_type not in TASK_TYPES:
             raise FormatError(f"task_type is {self.task_type!r}, expected one of {', '.join(TASK_TYPES)}")
-        wanted = (self.target_modules,) if isinstance(self.target_modules, str) else ()
+        wanted = self.target_modules
         for name, patterns in (
-            ("target_modules", wanted if wanted != (ALL_LINEAR,) else ()),
+            ("target_modules", (wanted,) if isinstance(wanted, str) and wanted != ALL_LINEAR else ()),
             ("modules_to_save", self.modules_to_save),  # PEFT puts them into expressions as they are
             ("layers_pattern", self.layers_pattern),
         ):
@@ -254,12 +254,15 @@ def _several(value: Any) -> tuple[Any, ...]:
     return () if value is None else tuple(value) if isinstance(value, Iterable) and type(value) is not str else (value,)
 
 
+def _ratio(value: Any) -> bool:
+    return type(value) in (int, float) and 0.0 <= value <= 1.0
+
+
 def _is(*types: type) -> Fits:
     return lambda value: type(value) in types  # type, for a bool is an int
 
 
-def _listed(kind: type, *, alone: bool = True) -> Fits:
-    """A list of one type; or, as PEFT takes it, one of them alone."""
+def _listed(kind: type, *, alone: bool = True) -> Fits:  # PEFT takes one for a list of one
     return lambda value: (
         (type(value) is list and all(type(one) is kind for one in value)) or (alone and type(value) is kind)
     )
@@ -269,7 +272,7 @@ def _listed(kind: type, *, alone: bool = True) -> Fits:
 _FIELDS: dict[str, tuple[Fits, str]] = {
     "r": (_is(int), "an integer"),
     "u": (_is(int), "an integer"),
-    "weight_tying": (lambda x: type(x) in (int, float) and 0.0 <= x <= 1.0, "a number from 0 to 1"),
+    "weight_tying": (_ratio, "a number from 0 to 1"),
     "projection_seed": (_is(int), "an integer"),
     "save_projection": (_is(bool), "true or false"),
     "target_modules": (_listed(str), "a string or a list of strings"),
@@ -280,7 +283,7 @@ _FIELDS: dict[str, tuple[Fits, str]] = {
     "task_type": (_is(str), "a string"),
     "init_weights": (_is(bool, str), "true, false or a string"),
     "init_v_bound": (_is(int, float), "a number"),
-    "tinylora_dropout": (_is(int, float), "a number"),
+    "tinylora_dropout": (_ratio, "a number from 0 to 1"),
     "fan_in_fan_out": (_is(bool), "true or false"),
     "base_model_name_or_path": (_is(str), "a string"),
     "revision": (_is(str), "a string"),

@@ -12,6 +12,7 @@ from .. import __version__
 from ..adapters.load import ModuleOrder
 from ..adapters.write import missing_projections, stored_tensors, write_adapter
 from ..bases.base import Base
+from ..checks import at_least, dtype_named
 from ..core.compare import digest
 from ..core.streams import projection
 from ..formats.peft_keys import factor_key
@@ -66,6 +67,7 @@ def draw_projection(seed: int, u: int, r: int, n: int = 1, *, stream: str = proj
     UnsupportedError
         For arguments out of range.
     """
+    at_least("n", n, 1)
     return projection.draw_many(range(seed, seed + n), u, r, stream=stream)
 
 
@@ -87,6 +89,7 @@ def project_seeds(
     TinyLoraError
         For arguments out of range, and for an output that can't be written.
     """
+    dtype = dtype_named("dtype", dtype)
     seeds = range(seed, seed + count)
     drawn = draw_projection(seed, u, r, count, stream=stream)
     narrow = float_dtype(dtype)

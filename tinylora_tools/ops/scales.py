@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 from ..errors import MismatchError
 from ..wording import argument
@@ -16,7 +17,7 @@ def one_each(scale: float | Sequence[float], adapters: int) -> tuple[float, ...]
     MismatchError
         If there are as many as neither.
     """
-    given = (float(scale),) if isinstance(scale, (int, float)) else tuple(map(float, scale))
+    given = tuple(float(one) for one in ([scale] if isinstance(scale, Real) else scale))  # type: ignore[union-attr]
     if len(given) not in (1, adapters):
         raise MismatchError(
             f"{len(given)} scales for {adapters} adapters",

@@ -6,6 +6,7 @@ HF_TOKEN, HF_HUB_OFFLINE) work as everywhere.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,9 @@ def locate(source: str | Path) -> Path:
     TinyLoraError
         If the repository can't be had.
     """
-    named = str(source)
+    named = os.fspath(source)
+    if not named:
+        raise FormatError("an empty path names nothing", hint="Write . for the directory that you are in.")
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return _download(source)
     path = _expanded(named)

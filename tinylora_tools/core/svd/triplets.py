@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import FormatError
+from ..torch_arrays import tensor_of
 from . import krylov
 from .wide_weight import WideWeight, orthonormal
 
@@ -77,7 +80,9 @@ class Factors:
     spectrum: tuple[float, ...]
 
 
-def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: int = DEFAULT_SEED) -> Factors:
+def top_triplets(
+    W: Tensor | NDArray[Any], r: int, *, precision: Precision = "float32", seed: int = DEFAULT_SEED
+) -> Factors:
     """The min(r, out, in) leading singular triplets of W (out, in), of any floating-point dtype, on W's device.
 
     Singular values come within 1e-6 of s_1, vectors, up to sign, within 1e-5 over the relative gap to the nearest other
@@ -88,7 +93,8 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
 
     Parameters
     ----------
-    W : Tensor, (out, in)
+    W : Tensor or array, (out, in)
+        The result is of tensors all the same.
     r : int
         At least 1.
     precision : "float32" or "float64"
@@ -99,8 +105,11 @@ def top_triplets(W: Tensor, r: int, *, precision: Precision = "float32", seed: i
     Raises
     ------
     FormatError
-        If W isn't a matrix with entries, or has NaN or infinite ones.
+        If W isn't a matrix with entries, or has NaN or infinite ones; or r isn't positive.
     """
+    if r < 1:
+        raise FormatError(f"r={r}, expected a positive integer")
+    W = tensor_of(W) if isinstance(W, np.ndarray) else W
     if W.ndim != 2 or not W.numel():
         raise FormatError(f"a weight of shape {tuple(W.shape)} has no singular triplets, expected (out, in)")
     accurate = precision == "float64" or W.dtype == torch.float64 or W.numel() <= _SMALL

@@ -16,7 +16,8 @@ from typing import Literal
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
 from ...bases.base import Base
-from ...errors import UnsupportedError
+from ...checks import dtype_named, one_of
+from ...errors import MismatchError, UnsupportedError
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
 from ...formats.safetensors_writer import write_file
@@ -103,6 +104,9 @@ def to_lora(
         together, and for content that the server doesn't take.
     """
     started = time.perf_counter()
+    dtype = dtype_named("dtype", dtype)
+    one_of("server", server, ("peft", "vllm"))
+    one_of("release", release, (None, "4", "5"))
     output = Path(output).expanduser()
     loaded, inputs = opened_for(
         output,
@@ -116,6 +120,8 @@ def to_lora(
         progress=progress,
     )
     scales = one_each(scale, len(loaded))
+    if base is None:
+        _require_one_base(loaded)
     plan = plan_lora(loaded, scales, dtype, rank_pattern, release)
     _check_server(loaded, plan.ranks, server)
     with staged_directory(output, force=force, inputs=inputs) as directory:
@@ -133,6 +139,16 @@ def to_lora(
         seconds=time.perf_counter() - started,
         warnings=[*soundness.notes_of(loaded), *plan.warnings, *_dropped_by_peft(loaded, server)],
     )
+
+
+def _require_one_base(loaded: Sequence[Adapter]) -> None:
+    """Raise MismatchError where adapters name different bases: their updates are for different weights."""
+    names = dict.fromkeys(name for one in loaded if (name := one.config.base_model_name_or_path))
+    if len(names) > 1:
+        raise MismatchError(
+            f"the adapters name different bases: {', '.join(names)}",
+            hint=f"If they are one, say with {argument('base')} which; else convert them one by one.",
+        )
 
 
 def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:

@@ -16,6 +16,7 @@ from ...adapters.source import find_source
 from ...adapters.unpack import check_content, rebuilt
 from ...bases.base import Base, open_base
 from ...bases.weights import torch_threads
+from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
 from ...formats.packed import as_packed
@@ -94,6 +95,7 @@ def pack(
         For an adapter that isn't sound, or whose factors aren't the base's.
     """
     started = time.perf_counter()
+    v_dtype = dtype_named("v_dtype", v_dtype, "auto")
     output, progress = Path(output).expanduser(), progress or NoProgress()
     check_file(output, force=force)
     require_ending(output)
@@ -106,8 +108,9 @@ def pack(
         )
         _require_whole(opened)
         work = Packing.of(opened, at, v_dtype)
-        if exact:
-            _tell_size(opened, work.dtypes, tell)
+        large = _large(opened, work.dtypes) if exact else []
+        for note in large:
+            tell(note)
         canonical, moved = work.canonical(where, progress)
         factors = work.restored(canonical, exact=exact)
         tensors, metadata = content_of(work, factors)
@@ -132,7 +135,7 @@ def pack(
         corrections=sum(len(one.places) for one in factors),
         factor_entries=sum(one.entries for one in factors),
         seconds=time.perf_counter() - started,
-        warnings=[*opened.notes, *moved],
+        warnings=[*opened.notes, *large, *moved],
     )
 
 
@@ -157,12 +160,13 @@ def _sizes(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     return found
 
 
-def _tell_size(adapter: Adapter, dtypes: Mapping[str, str], tell: Callable[[str], None]) -> None:
-    """Say beforehand how large an exact file of float32 factors gets."""
+def _large(adapter: Adapter, dtypes: Mapping[str, str]) -> list[str]:
+    """How large an exact file of float32 factors gets."""
     wide = [parts for name, parts in adapter.modules.items() if dtypes[name] == "float32"]
-    if wide:
-        entries = sum(parts.A.parameters + parts.B.parameters for parts in wide)
-        tell(
-            f"{argument('exact')} stores nearly every entry of float32 factors, since no two libraries agree on them: "
-            f"about {4 * entries:,} bytes"
-        )
+    if not wide:
+        return []
+    entries = sum(parts.A.parameters + parts.B.parameters for parts in wide)
+    return [
+        f"{argument('exact')} stores nearly every entry of float32 factors, since no two libraries agree on them: "
+        f"about {4 * entries:,} bytes"
+    ]

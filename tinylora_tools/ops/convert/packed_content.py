@@ -23,7 +23,7 @@ from ...core.streams import projection
 from ...core.svd.canonical import Canonical
 from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError, UnsupportedError
-from ...formats.packed import CONTENT, FORMAT, VERSION, content_mark, digest_of, lean_config, short
+from ...formats.packed import CONTENT, FORMAT, USUAL_STREAM, VERSION, content_mark, digest_of, lean_config, short
 from ...formats.tensors import FLOAT_NAMES, float_dtype
 from ...progress import Progress
 from ...wording import argument
@@ -146,7 +146,7 @@ def _projections(
     for stream in KNOWN_STREAMS:
         drawn = (_drawn(adapter, stored[name].shape, places[name], dtypes[name], stream) for name in names)
         if all(P.tobytes() == stored[name].tobytes() for name, P in zip(names, drawn, strict=True)):
-            return {}, {} if stream == projection.DEFAULT_STREAM else {"stream": stream}
+            return {}, {} if stream == USUAL_STREAM else {"stream": stream}
     own: dict[bytes, int] = {}  # one that several modules share is stored once, with the first of them
     for number, name in enumerate(names):
         own.setdefault(stored[name].tobytes(), number)

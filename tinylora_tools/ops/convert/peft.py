@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.write import missing_projections, require_drawable, stored_tensors, write_adapter
 from ...bases.base import Base
+from ...checks import dtype_named
 from ...errors import UnsupportedError
 from ...formats.peft_keys import factor_key
 from ...formats.tensors import float_dtype
@@ -78,6 +79,7 @@ def to_peft(
         For an adapter that isn't sound, a P that can't be drawn or would be lost, and a dtype that would round.
     """
     started = time.perf_counter()
+    adapter_dtype = None if adapter_dtype is None else dtype_named("adapter_dtype", adapter_dtype)
     output = Path(output).expanduser()
     (opened,), inputs = opened_for(
         output,

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...adapters.load import ModuleOrder, order_in
 from ...bases.base import Base, open_base
 from ...bases.modules import open_model
+from ...checks import at_least
 from ...core.tying import group_count
 from ...formats.peft_config import TinyLoraConfig
 from .plan import Plan, plan_adapter
@@ -100,6 +101,7 @@ def count(
     TinyLoraError
         For a base, settings or targets that don't do.
     """
+    at_least("budget", budget, 1)
     at, config = open_base(base), config or TinyLoraConfig()
     model = open_model(at, task_type=config.task_type, release=release, module_order=order_in(module_order))
     plan = plan_adapter(at, model, config)

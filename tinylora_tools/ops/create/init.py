@@ -17,6 +17,7 @@ from ...adapters.write import stream_adapter
 from ...bases.base import Base, open_base
 from ...bases.modules import Module, open_model, undetermined_vectors
 from ...bases.weights import as_matrix, over_modules, torch_threads
+from ...checks import at_least
 from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
@@ -86,6 +87,7 @@ def init(
         For a base, settings, targets or an output that don't do.
     """
     started = time.perf_counter()
+    at_least("init_seed", init_seed, 0)
     where, output = check_device(device), Path(output).expanduser()
     at, config, progress = open_base(base), config or TinyLoraConfig(), progress or NoProgress()
     check_output(output, force=force, inputs=[at.path])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...core.streams.projection import DEFAULT_STREAM
+from ...adapters.soundness import notes_on_packed
 from ...errors import FormatError
 from ...formats.packed import INDEX, VALUE, Packed
 
@@ -59,9 +59,9 @@ def inspect_packed(packed: Packed) -> PackedReport:
         other_bytes=sum(info.nbytes for info in tensors.values()) - counted,
         file_bytes=packed.file.size,
         error=error,
-        stream=None if packed.numbers("P_of") else packed.file.metadata.get("stream", DEFAULT_STREAM),
+        stream=None if packed.numbers("P_of") else packed.stream,
         base_model=packed.config.base_model_name_or_path,
         weights=packed.text("weights"),
         config=dict(packed.config.raw),
-        warnings=[],
+        warnings=notes_on_packed(packed),
     )

@@ -19,7 +19,7 @@ _TIED = {
 def card_of(base: Path, adapters: Sequence[Adapter], scales: Sequence[float], tied: str, loss: float) -> str:
     """A card that says what the merged model was made from. It names no path of the machine."""
     named = next((a.config.base_model_name_or_path for a in adapters if a.config.base_model_name_or_path), None)
-    repository = named if named and named.count("/") == 1 and not named.startswith((".", "/", "~")) else None
+    repository = named if named and _is_repository(named) else None
     origin = repository or base.resolve().name
     made_of = "".join(f"- {_adapter_line(one, scale)}\n" for one, scale in zip(adapters, scales, strict=True))
     text = (
@@ -28,6 +28,11 @@ def card_of(base: Path, adapters: Sequence[Adapter], scales: Sequence[float], ti
         f"Rounding changed the update by {loss:.2g} of its norm. Merged by tinylora-tools {__version__}.\n"
     )
     return model_card(text, base_model=repository, tags=["tinylora", "merge"])
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a base's name is one on the Hub, and no path that is here."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def _adapter_line(adapter: Adapter, scale: float) -> str:

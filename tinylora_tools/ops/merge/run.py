@@ -15,6 +15,7 @@ from ...adapters import soundness
 from ...adapters.load import ModuleOrder
 from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
+from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
@@ -89,6 +90,10 @@ def merge(
         For whatever can't be merged faithfully. Nothing stands under the output's name then.
     """
     started = time.perf_counter()
+    dtype = dtype_named("dtype", dtype, "auto")
+    one_of("tied", tied, ("untie", "share"))
+    one_of("release", release, (None, "4", "5"))
+    at_least("threads", threads, 1)
     output, progress, sources = Path(output).expanduser(), progress or NoProgress(), find_sources(adapters)
     scales = one_each(scale, len(sources))
     at = _common_base(sources) if base is None else _directory(open_base(base))

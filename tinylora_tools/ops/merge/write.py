@@ -109,6 +109,7 @@ class MergeWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         places = {info.name: info for info, _ in file.tensors}
         with SafetensorsWriter(path, file.header, places) as target:
+            self._progress.advance(len(file.header))
             try:
                 self._write_tensors(file, target)
                 if self._flushing is not None:

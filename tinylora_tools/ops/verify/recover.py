@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...adapters.load import Adapter
-from ...adapters.provenance import HASHED_OFFSETS, shared_offsets, stored_projections
+from ...adapters.provenance import HASHED_OFFSETS, provenance, shared_offsets, stored_projections
 from ...bases.base import Base
 from ...bases.tensor_names import BaseNames
 from ...core.lowrank import training_dtype
@@ -49,10 +49,18 @@ def recover_offset(adapter: Adapter, against: str | Path, base: Base | None) -> 
 
 
 def _from_stored(adapter: Adapter, against: Path) -> int:
-    stored = stored_projections(read_adapter(against))
+    other = read_adapter(against)
+    stored = stored_projections(other)
     same = {module: P.astype(np.float32) for module, P in stored.items() if module in adapter.modules}
     if not same:
         raise MismatchError("it stores no P of these modules", where=against, hint="Name an adapter with P.")
+    expected = {(adapter.config.u, *(2 * (adapter.modules[module].rank,))) for module in same}
+    if not {P.shape for P in same.values()} <= expected or (len(stored) > 1 and not provenance(other).shared):
+        raise MismatchError(
+            "its P aren't one for all modules of this adapter's u and r, as PEFT 0.19 draws them",
+            where=against,
+            hint="Name an adapter that the same process saved with its P, or what this one was merged into.",
+        )
     offsets, _ = shared_offsets(same, adapter.seed)
     if len(offsets) != 1:
         raise UndeterminedError(f"{len(offsets)} of {HASHED_OFFSETS} offsets draw its P", where=against)

@@ -11,6 +11,7 @@ from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.source import find_source
 from ...bases.base import Base, open_base
+from ...checks import one_of
 from ...errors import UndeterminedError
 from ...progress import Progress
 from ...sources.locate import locate
@@ -19,7 +20,7 @@ from ..opened import AdapterLike
 from .adapter import AdapterVerdict, verify_adapter
 from .check import Check
 from .golden import compare, record
-from .machine import verify_machine
+from .machine import DEVICES, verify_machine
 from .recover import recover_offset
 from .worker import merged_elsewhere
 
@@ -74,6 +75,7 @@ def verify_seed(
     TinyLoraError
         For an adapter that isn't sound or whose order isn't known, and for files that don't do.
     """
+    one_of("device", device, ("all", "cpu", *DEVICES))
     skipped: list[str] = []
     verdict, notes = None, tuple[str, ...]()
     at = None if base is None else open_base(base).require_config()

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...adapters.load import Adapter
+from ...adapters.numbering import Numbering
 from ...bases.base import Base
 from ...errors import TinyLoraError
 from ...formats.memory_file import MemoryFile
@@ -42,6 +43,7 @@ def merged_elsewhere(adapter: Adapter, base: Base, *, threads: int, environment:
         "tensors": [(info.name, info.dtype, info.shape) for info in infos],
         "base": str(base.path.resolve()),
         "places": adapter.numbering.index,
+        "groups": adapter.numbering.group,
         "stream": adapter.stream,
         "threads": threads,
     }
@@ -70,10 +72,9 @@ def _main(stream: IO[bytes]) -> None:
         arrays[name] = np.frombuffer(data, kind).reshape(shape)
     config = None if job["config"] is None else TinyLoraConfig.from_json(job["config"], path)
     header = sort_keys(path, MemoryFile(path, arrays), config)
-    places: dict[str, int] | None = job["places"]
-    order = None if places is None else sorted(places, key=places.__getitem__)
+    numbering = Numbering(job["places"], job["groups"], "given")
     base = Base(Path(job["base"]))
-    adapter = Adapter(header, base=base, module_order=order, stream=job["stream"])
+    adapter = Adapter(header, base=base, stream=job["stream"], numbering=numbering)
     print(merged_digest(adapter, base, threads=job["threads"]))
 
 

@@ -1,0 +1,53 @@
+"""Adapters opened for a verb that writes them anew, once it is sure that its output may be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..adapters import soundness
+from ..adapters.load import Adapter
+from ..adapters.source import Source, find_sources
+from ..bases.base import Base, open_base
+from ..output.staging import check_output
+
+#: What a verb takes for an adapter.
+AdapterLike = str | Path | Source | Adapter
+
+
+def opened_for(
+    output: Path,
+    adapters: Sequence[AdapterLike] | AdapterLike,
+    base: str | Path | Base | None,
+    *,
+    force: bool,
+    **given: Any,
+) -> tuple[list[Adapter], list[Path]]:
+    """Sound adapters, their tensors in memory; and the inputs that the output is kept apart from.
+
+    Parameters
+    ----------
+    output : Path
+        A directory that isn't there, or with `force` may be replaced.
+    adapters : path, open adapter, or a sequence of them
+    base : path, optional
+        With its config.json.
+    given
+        As `Source.open` takes it.
+
+    Raises
+    ------
+    OutputError
+        If the output may not be written; nothing was computed then.
+    MismatchError
+        If an adapter isn't sound.
+    """
+    sources = find_sources(adapters)
+    at = None if base is None else open_base(base).require_config()
+    inputs = [path for source in sources for path in source.inputs(at)]
+    check_output(output, force=force, inputs=inputs)
+    opened = [source.open(at, in_memory=True, **given) for source in sources]
+    for adapter in opened:
+        soundness.check(adapter)
+    return opened, inputs

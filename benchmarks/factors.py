@@ -12,6 +12,8 @@ float64.
 --peft times PEFT's get_peft_model on a 0.5B-shaped model in memory beside what `tinylora init` does of it: reading all
 linear weights from the files and factoring them. --memory runs `tinylora factor` on a 1.5B-shaped embedding, the
 largest tensor, and on down_proj, and prints the peaks beside the promise: the largest tensor's bytes and 700 MB.
+
+The layers need scipy, which nothing else here does.
 """
 
 from __future__ import annotations
@@ -156,28 +158,28 @@ def beside_peft(directory: Path, r: int, runs: int, device: torch.device) -> Non
     """PEFT's get_peft_model beside reading and factoring the same weights from the files."""
     import warnings
 
-    from peft import TinyLoraConfig, get_peft_model
+    import peft
     from transformers import AutoModelForCausalLM
 
-    from tinylora_tools.bases.selection import Targets
-    from tinylora_tools.formats.checkpoint import read_checkpoint
+    from tinylora_tools import TinyLoraConfig
+    from tinylora_tools.bases.base import open_base
+    from tinylora_tools.bases.modules import open_model
     from tinylora_tools.ops.create.init import factors_of
-    from tinylora_tools.ops.create.plan import Settings, open_model, plan_adapter
+    from tinylora_tools.ops.create.plan import plan_adapter
     from tinylora_tools.progress import NoProgress
 
     warnings.simplefilter("ignore")
     base, _ = models.make(directory, "0.5b")
+    config = TinyLoraConfig(r=r, u=13, weight_tying=1.0, target_modules="all-linear")
     mine = []
     for _ in range(runs):
         started = time.perf_counter()
-        checkpoint = read_checkpoint(base)
-        settings = Settings(targets=Targets(modules="all-linear"), rank=r, proj_dim=13, weight_tying=1.0)
-        plan = plan_adapter(checkpoint, open_model(checkpoint), settings)
-        factors_of(plan, device, NoProgress())
+        at = open_base(base)  # anew, with its headers
+        factors_of(plan_adapter(at, open_model(at), config), device, NoProgress())
         mine.append(time.perf_counter() - started)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     started = time.perf_counter()
-    get_peft_model(model, TinyLoraConfig(r=r, u=13, weight_tying=1.0, target_modules="all-linear"))
+    peft.get_peft_model(model, peft.TinyLoraConfig(r=r, u=13, weight_tying=1.0, target_modules="all-linear"))
     theirs = time.perf_counter() - started
     every = ", ".join(f"{took:.2f}" for took in mine)
     print(f"\n0.5B, r={r}: get_peft_model {theirs:.1f} s; read and factored {every} s: {theirs / min(mine):.1f} x")

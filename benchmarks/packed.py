@@ -39,9 +39,8 @@ def run(*arguments: object) -> tuple[dict[str, Any], float, float]:
 
 def row(name: str, base: Path, adapter: Path, directory: Path, *options: str) -> None:
     packed, restored = directory / "packed.safetensors", directory / "restored"
-    arguments = ("convert", adapter, "-o", packed, "--to", "packed", "--base", base, "-f", *options)
-    report, took, peak = run(*arguments)
-    _, back, _ = run("convert", packed, "-o", restored, "--to", "peft", "--base", base, "-f")
+    report, took, peak = run("convert", "packed", adapter, "-o", packed, "--base", base, "-f", *options)
+    _, back, _ = run("convert", "peft", packed, "-o", restored, "--base", base, "-f")
     share = report["corrections"] / report["factor_entries"]
     cells = [
         name, f"{report['modules']}", f"{report['payload_bytes']}", f"{report['bytes_written']:,}",

@@ -29,11 +29,17 @@ class _PythonWords:
         return name
 
     def given(self, name: str, value: object) -> str:
-        return f"{name}={'...' if value is ... else repr(value)}"
+        return f"{name}={_shown(value)}"
 
     def call(self, function: str, positional: tuple[object, ...], arguments: Mapping[str, object]) -> str:
         inside = [str(one) for one in positional] + [self.given(name, value) for name, value in arguments.items()]
         return f"tinylora_tools.{function}({', '.join(inside)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_shown(one)}" for key, one in value.items()) + "}"
+    return "..." if value is ... else repr(value)
 
 
 # One for the process, not a context variable: errors are raised in threads of their own too.

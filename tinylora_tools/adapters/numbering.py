@@ -7,12 +7,13 @@ vectors are in the file confirm them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bases.architecture import Architecture, order_hint
-from ..core.tying import group_of
+from ..core.tying import group_count, group_of
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
 from ..wording import argument
@@ -88,8 +89,8 @@ def ways_out() -> str:
     """What to do where the architecture isn't known."""
     return (
         f"Name the base model with {argument('base')}, so that its config.json tells the architecture, or give the "
-        f"targeted modules in the order of model.named_modules(), one name a line, with "
-        f"{argument('module_order', ...)}."
+        f"targeted modules with {argument('module_order', ...)}, in the order of model.named_modules(), one name a "
+        "line."
     )
 
 
@@ -104,7 +105,7 @@ def _find_order(
             f"P isn't stored, and {other} beside it holds an adapter with other targets: whichever was first in the "
             "model, the other's P follow its order"
         )
-        hint = order_hint("the targeted modules of the adapter that was first,")
+        hint = order_hint("the targeted modules of the adapter that was first")
         return _Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=hint)])
     if architecture is None and by_seed is not None:
         return _Order(by_seed, "stored P")
@@ -175,10 +176,10 @@ def _find_groups(
 ) -> tuple[dict[str, int] | None, TinyLoraError | None]:
     """Groups by PEFT's formula; those that produce exactly the groups in the file count."""
     keys = set(adapter.vectors)
-    if len(keys) == 1:
+    if len(keys) == 1 and _may_be_one_group(adapter, names):
         return dict.fromkeys(adapter.modules, next(iter(keys))), None
     if names is None:
-        return None, None
+        return None, _too_few_vectors(adapter) if len(keys) == 1 else None
     fitting = [
         groups for groups in _possible_groups(adapter, found, architecture, names) if set(groups.values()) == keys
     ]
@@ -191,9 +192,27 @@ def _find_groups(
         else "the groups fit several numberings, each of another adapter that was saved along"
     )
     hint = "Was the config edited, or was this adapter added to a model that had another one? " + order_hint(
-        "then that one's targeted modules,"
+        "that one's targeted modules then"
     )
     return None, MismatchError(what, where=adapter.file.path, hint=hint)
+
+
+def _too_few_vectors(adapter: PeftAdapter) -> MismatchError:
+    count, tying = group_count(len(adapter.modules), adapter.config.weight_tying), adapter.config.weight_tying
+    return MismatchError(
+        f"the file holds one trained vector, but {len(adapter.modules)} modules with weight_tying {tying:g} make "
+        f"{count} groups",
+        where=adapter.file.path,
+        hint="Was the config edited? Put the adapter_config.json that was saved with it beside the file.",
+    )
+
+
+def _may_be_one_group(adapter: PeftAdapter, names: list[str] | None) -> bool:
+    """Whether one vector for all modules is what the configuration makes; PEFT 0.19 may have numbered groups by another
+    adapter's modules, which then nothing tells."""
+    if re.match(r"0\.1[89](\D|$)", adapter.config.peft_version or "") or adapter.leaked:
+        return True
+    return group_count(len(names or adapter.modules), adapter.config.weight_tying) == 1
 
 
 def _possible_groups(

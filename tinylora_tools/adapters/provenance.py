@@ -151,10 +151,10 @@ def _are_places(offsets: Sequence[tuple[int, ...]], modules: int) -> bool:
 
 
 def seed_is_lost(adapter: PeftAdapter) -> bool:
-    """Whether the PEFT release that wrote the adapter seeded P with a salted hash: 0.19, and the development versions
-    after it, which came before or after the change (peft#3180)."""
+    """Whether the PEFT release that wrote the adapter seeded P with a salted hash: the development version of 0.18 that
+    brought TinyLoRA, 0.19, and the development versions after it, which came before or after the change (peft#3180)."""
     version = adapter.config.peft_version
-    return version is not None and re.match(r"0\.19(\D|$)", version) is not None
+    return version is not None and re.match(r"0\.1[89](\D|$)", version) is not None
 
 
 def drawn_projections(

@@ -12,6 +12,7 @@ from ..errors import MismatchError
 from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
 from ..wording import call
+from .completeness import missing_modules
 from .provenance import regime, seed_is_lost
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def check(adapter: Adapter) -> None:
 
 def problems(adapter: Adapter) -> list[MismatchError]:
     """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
-    contradictions = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
-    return contradictions or _broken_vectors(adapter)
+    found = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
+    return [*_incomplete(adapter), *found] or _broken_vectors(adapter)
 
 
 def notes(adapter: Adapter) -> list[str]:
@@ -80,6 +81,22 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     if adapter.has_config and len(adapter.vectors) > len(adapter.modules):
         found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
     return found
+
+
+def _incomplete(adapter: Adapter) -> list[MismatchError]:
+    missing = missing_modules(adapter)
+    if not missing:
+        return []
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return [
+        MismatchError(
+            f"the file lacks {missing[0]}{more}, which its configuration targets in the base: their part of the update "
+            "would be lost",
+            hint="PEFT leaves modules out when another adapter in the model is called like a part of their names. Load "
+            "the adapter with PEFT, which computes what is missing from the base, and save it from a model without the "
+            "other. If the base is another than it was trained on, name its own.",
+        )
+    ]
 
 
 def _broken_vectors(adapter: Adapter) -> list[MismatchError]:
@@ -141,7 +158,7 @@ def _on_training(adapter: Adapter) -> list[str]:
     saved = any(
         name.endswith(".bias") and replacement.in_place for name, replacement in adapter.header.replaced.items()
     )
-    if config.bias != "none" and not saved and re.match(r"0\.(19|20)(\D|$)", config.peft_version or ""):
+    if config.bias != "none" and not saved and re.match(r"0\.(18|19|20)(\D|$)", config.peft_version or ""):
         found.append(
             f"trained with bias={config.bias!r}, but no bias was saved (PEFT {config.peft_version} doesn't): what was "
             "learnt there is lost"

@@ -285,7 +285,7 @@ def another_project(path: Path, dialect: str) -> UnsupportedError:
 
 def name_the_base(name: str | None) -> str:
     """What to do where a base isn't at hand."""
-    hint = f"Give the base's directory with {argument('base', ...)}"
+    hint = f"Say with {argument('base', ...)} where its directory is"
     if name and name.count("/") == 1:
         hint += f", or download it with {argument('base', HUB_PREFIX + name)}"
     return f"{hint}."

@@ -149,6 +149,10 @@ class Architecture:
             what = f"no class of {self.model_type} is named, which would tell its modules"
         raise UndeterminedError(what, hint="Name the class in the base's config.json, under architectures.")
 
+    def kinds_elsewhere(self, generation: Generation) -> set[str]:
+        """Patterns of modules that other releases have, and this one hasn't."""
+        return {pattern for other in self._generations for pattern in other.kinds} - generation.kinds.keys()
+
     @property
     def all_ties(self) -> tuple[Tie, ...]:
         return self._ties
@@ -207,7 +211,7 @@ class Architecture:
 
 def order_hint(which: str = "the targeted modules") -> str:
     """How to give an order that no file tells."""
-    return f"Give {which} in the order of model.named_modules(), one name a line, with {argument('module_order', ...)}."
+    return f"Give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one name a line."
 
 
 def generalised(name: str) -> str:

@@ -109,7 +109,12 @@ def model_modules(
         return _by_name(base, module_order)
     generation = architecture.generation(release)
     leaves = generation.leaves_of(architecture.class_name)
-    parameters = _parameters(base.shard_of, architecture, generation, leaves)
+    elsewhere = architecture.kinds_elsewhere(generation)
+    parameters = {
+        parameter: key
+        for parameter, key in _parameters(base.shard_of, architecture, generation, leaves).items()
+        if generalised(parameter.rpartition(".")[0]) not in elsewhere  # experts that this release fuses, say
+    }
     tied = is_tied(dict(base.config or {}), architecture)
     for tie in architecture.all_ties:
         present = [member for member in tie.members if member in parameters]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..errors import FormatError, MismatchError, TinyLoraError, UnsupportedError
+from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import same_values
 from .architecture import Architecture, Tie
@@ -28,6 +29,27 @@ def is_tied(config: dict[str, object] | None, architecture: Architecture | None)
     """Whether the configuration ties word embeddings."""
     default = architecture.tied_by_default if architecture else False
     return bool((config or {}).get("tie_word_embeddings", default))
+
+
+def in_numbered_layer(module: str) -> bool:
+    """Whether a module is inside one of the layers that a model numbers, such as `model.layers.3.mlp.up_proj`."""
+    return any(part.isdigit() for part in module.split(".")[:-1])
+
+
+def _not_known(config: Mapping[str, object]) -> str:
+    kind = config.get("model_type")
+    return f"the architecture {kind!r} isn't known" if kind else "no config.json tells the architecture"
+
+
+def unknown_module(module: str, config: Mapping[str, object], where: Path) -> UndeterminedError:
+    """What to say of an embedding or a head, as it may be, of an architecture that isn't known."""
+    return UndeterminedError(
+        f"{module}: {_not_known(config)}, and with it whether this is an embedding or a head, whether its weight is "
+        "tied to another and whether it scales what it looks up: the update depends on all three",
+        where=where,
+        hint="Merge it with PEFT under the transformers that knows the model, or train an adapter that leaves "
+        "embeddings and heads out.",
+    )
 
 
 class BaseNames:
@@ -82,6 +104,13 @@ class BaseNames:
         if key is None:
             raise self._refusal(parameter)
         return TiedGroup(key, {parameter: key}, optional=True)
+
+    def require_known(self, module: str) -> None:
+        """Raise UndeterminedError for a module of which nobody knows whether its weight is tied to another, or whether
+        it scales what it looks up, as embeddings and heads may: where the architecture isn't known, and the module is
+        in none of the numbered layers, whose weights no model ties."""
+        if self.architecture is None and not in_numbered_layer(module):
+            raise unknown_module(module, dict(self.base.config or {}), self.base.path)
 
     def tied_groups(self) -> list[TiedGroup]:
         """All that the class ties, as far as the checkpoint has it."""
@@ -149,6 +178,14 @@ class BaseNames:
                 f"{parameter}: the base holds this layer's experts fused in one tensor",
                 where=where,
                 hint="Save the base with one tensor an expert, as the Hub's checkpoints are.",
+            )
+        if self.architecture is None:
+            return UndeterminedError(
+                f"the checkpoint has no tensor for {parameter}, which the adapter changes, and "
+                f"{_not_known(self.base.config or {})}, which would say whether it is tied to another or stored under "
+                "another name",
+                where=where,
+                hint="If this is the adapter's base, merge them with PEFT under the transformers that knows the model.",
             )
         return MismatchError(
             f"the checkpoint has no tensor for {parameter}, which the adapter changes",

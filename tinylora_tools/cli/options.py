@@ -232,7 +232,9 @@ _TRAINING_OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option("--tinylora-dropout", type=FINITE, default=_DEFAULT.tinylora_dropout, show_default=True),
     click.option(
-        "--fan-in-fan-out/--no-fan-in-fan-out", default=None, help="Set by the layers' type; here for completeness."
+        "--fan-in-fan-out/--no-fan-in-fan-out",
+        default=None,
+        help="Whether layers are Conv1D: set by their type, needed where the architecture isn't known.",
     ),
     click.option(
         "--bias",

@@ -18,7 +18,7 @@ _SAID = {
     "other-dtype": "The factors are of the same model in another dtype.",
     "fine-tuned": "The factors are of a relative of this base: its weights have moved since.",
     "other-model": "The factors are of another model.",
-    "unknown": "The adapter has no factors to check.",
+    "unknown": "Nothing tells whether all factors are this base's.",
 }
 
 

@@ -67,7 +67,7 @@ class SafetensorsFile:
         info = self.tensors[name]
         data = np.empty(info.nbytes, np.uint8)
         with self._open() as descriptor:
-            _fill(descriptor, data.data, info, self.path)
+            _fill(descriptor, data.data, info.start, name, self.path)
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
@@ -81,7 +81,9 @@ class SafetensorsFile:
         info = self.tensors[name]
         with self._open() as descriptor:
             for start in range(info.start, info.end, PIECE):
-                yield os.pread(descriptor, min(PIECE, info.end - start), start)
+                piece = bytearray(min(PIECE, info.end - start))
+                _fill(descriptor, memoryview(piece), start, info.name, self.path)
+                yield bytes(piece)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
@@ -102,12 +104,12 @@ class OpenFile:
         os.close(self.descriptor)
 
 
-def _fill(descriptor: int, buffer: memoryview, info: TensorInfo, path: Path) -> None:
-    start = info.start
+def _fill(descriptor: int, buffer: memoryview, start: int, name: str, path: Path) -> None:
+    """Fill the buffer from a place in the file on."""
     while buffer:
         count = os.preadv(descriptor, [buffer], start)
         if not count:
-            raise FormatError(f"{info.name}: the file ended early; was it replaced while being read?", where=path)
+            raise FormatError(f"{name}: the file ended early; was it replaced while being read?", where=path)
         buffer, start = buffer[count:], start + count
 
 
@@ -169,12 +171,12 @@ def _check_entries(
     def bad(name: str, what: str) -> FormatError:
         return FormatError(f"{name}: {what}", where=path, hint=_DAMAGED)
 
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}  # null is none to the reference reader
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise bad("__metadata__", "not a map from strings to strings")
     infos = []
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
             raise bad(name, "the entry isn't {dtype, shape, data_offsets}")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPE_BITS:

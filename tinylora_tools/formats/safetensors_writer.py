@@ -67,6 +67,8 @@ class SafetensorsWriter:
             If the array isn't what the header says.
         """
         place = self.places[name]
+        if values.dtype.byteorder == ">":
+            values = values.astype(values.dtype.newbyteorder("<"))
         if (dtype_name(values.dtype), values.shape) != (place.dtype, place.shape):
             raise ValueError(f"{name} is {values.dtype.name} {values.shape}, the header says {place}")
         if place.nbytes:

@@ -35,7 +35,7 @@ class TorchFile:
     _state: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def read(self, name: str) -> NDArray[Any]:
-        """The tensor as a read-only array; nothing is copied when it is contiguous."""
+        """The tensor as an array, not to be written to; nothing is copied when it is contiguous."""
         return array_of(self._state[name])
 
     def pieces(self, name: str) -> Iterator[bytes]:

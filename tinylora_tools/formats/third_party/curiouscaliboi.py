@@ -25,6 +25,9 @@ from .adapter import Frozen, ThirdPartyAdapter, floating
 WEIGHTS_NAME = "adapter.safetensors"
 CONFIG_NAME = "adapter_config.json"
 
+#: Beyond this no scale is a number that float32 holds.
+_MOST = 1e38
+
 
 def recognises(file: SafetensorsFile) -> bool:
     """Whether a file's names are this project's."""
@@ -88,11 +91,12 @@ def _modules(path: Path) -> list[Mapping[str, Any]]:
             f"no {CONFIG_NAME} beside it, which names the modules", where=path, hint="Put it beside the file."
         )
     modules = read_object(file).get("modules")
-    fields: dict[str, tuple[type, ...]] = {"name": (str,), "group_id": (int,), "scaling": (int, float)}
+    fields = {"name": (str,), "group_id": (int,), "scaling": (int, float)}
     if (
         not isinstance(modules, list)
         or not modules
-        or not all(isinstance(m, dict) and all(isinstance(m.get(k), t) for k, t in fields.items()) for m in modules)
+        or not all(isinstance(m, dict) and all(type(m.get(k)) in t for k, t in fields.items()) for m in modules)
+        or not all(abs(m["scaling"]) < _MOST for m in modules)
     ):
         raise FormatError("its modules aren't a list of objects with name, group_id and scaling", where=file)
     return modules

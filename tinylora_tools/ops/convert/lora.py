@@ -137,7 +137,7 @@ def to_lora(
         tensors=len(plan.tensors),
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=[*soundness.notes_of(loaded), *plan.warnings, *_dropped_by_peft(loaded, server)],
+        warnings=[*soundness.notes_of(loaded), *_dropped_by_peft(loaded, server)],
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
-from ...bases.modules import is_embedding_by_name
+from ...bases.tensor_names import in_numbered_layer, unknown_module
 from ...core.lowrank import left_factor
 from ...errors import MismatchError, UndeterminedError, UnsupportedError
 from ...formats.lora_adapter import config_json, factor_keys
@@ -38,7 +38,6 @@ class LoraPlan:
     modules: int
     rank: int
     ranks: Mapping[str, int]
-    warnings: list[str]
 
 
 def plan_lora(
@@ -49,7 +48,7 @@ def plan_lora(
     for adapter, scale in zip(loaded, scales, strict=True):
         for module, pair in _pairs(adapter, scale, release).items():
             pairs.setdefault(module, []).append(pair)
-    kinds, guesses = _kinds(loaded, list(pairs))
+    kinds = _kinds(loaded, list(pairs))
     whole = {module: _stacked(module, parts) for module, parts in pairs.items()}
     ranks = {module: len(pair.right) for module, pair in whole.items()}
     rank = max(ranks.values())
@@ -58,15 +57,16 @@ def plan_lora(
     for module, pair in whole.items():
         tensors |= _tensors(module, pair, ranks[module] if differing else rank, kinds[module], dtype)
     tensors |= _whole_tensors(loaded, whole)
+    targets = _targets(loaded, whole)
     config = config_json(
-        _one_config(loaded),
+        _one_config(loaded, by_names=len(loaded) == 1 and not isinstance(targets, str)),
         rank=rank,
         ranks=differing,
-        targets=_targets(loaded, whole),
+        targets=targets,
         transposed="Conv1D" in kinds.values(),
     )
     ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_BITS[dtype_name(item[1].dtype)], item[0])))
-    return LoraPlan(ordered, config, len(whole), rank, differing, guesses)
+    return LoraPlan(ordered, config, len(whole), rank, differing)
 
 
 def _pairs(adapter: Adapter, scale: float, release: str | None) -> dict[str, _Pair]:
@@ -92,13 +92,16 @@ def _stacked(module: str, parts: Sequence[_Pair]) -> _Pair:
     return _Pair(np.concatenate([p.left for p in parts], 1), np.concatenate([p.right for p in parts], 0))
 
 
-def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Each module's type, which decides the form of its factors; and what to know of the guesses."""
+def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> dict[str, str]:
+    """Each module's type, which decides the form of its factors. Of an architecture that isn't known, what is in the
+    numbered layers is linear (a Conv1D's factors have the same form), and of the rest nothing is."""
     known = next((one.architecture for one in loaded if one.architecture), None)
     if known is None:
-        guessed = [module for module in modules if is_embedding_by_name(module)]
-        notes = [f"no architecture is known: {name} is taken for an embedding by its name" for name in guessed[:1]]
-        return {module: "Embedding" if module in guessed else "Linear" for module in modules}, notes
+        doubtful = next((module for module in modules if not in_numbered_layer(module)), None)
+        if doubtful is not None:
+            base = loaded[0].base
+            raise unknown_module(doubtful, dict((base.config if base else None) or {}), loaded[0].path)
+        return dict.fromkeys(modules, "Linear")
     found = {module: known.kind(module) for module in modules}
     unknown = [module for module, kind in found.items() if kind is None]
     if unknown:
@@ -106,7 +109,7 @@ def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> tuple[dict[str,
             f"transformers' {known.model_type} has no module {unknown[0]}, so its type isn't known",
             hint=f"Name the adapter's own base with {argument('base')}.",
         )
-    return {module: kind for module, kind in found.items() if kind is not None}, []
+    return {module: kind for module, kind in found.items() if kind is not None}
 
 
 def _tensors(module: str, pair: _Pair, rank: int, kind: str, dtype: str) -> dict[str, NDArray[Any]]:
@@ -147,14 +150,17 @@ def _whole_tensors(loaded: Sequence[Adapter], targeted: Mapping[str, object]) ->
     return found
 
 
-def _one_config(loaded: Sequence[Adapter]) -> dict[str, Any]:
-    """The configuration that the result inherits: the first adapter's, with the others' modules_to_save and biases."""
+def _one_config(loaded: Sequence[Adapter], *, by_names: bool) -> dict[str, Any]:
+    """The configuration that the result inherits: the first adapter's, with the others' modules_to_save and biases.
+    Layers are for targets by the names that the adapter has: TinyLoRA passes over them for an expression, PEFT's LoRA
+    refuses it."""
     configs = [dict(one.config.raw) for one in loaded if one.header.has_config]
     if not configs:
         return {}
     merged = configs[0]
+    if not by_names:
+        merged |= {"layers_to_transform": None, "layers_pattern": None}
     if len(loaded) > 1:
-        merged |= {"layers_to_transform": None, "layers_pattern": None}  # targets are then full names
         saved = {name for config in configs for name in config.get("modules_to_save") or []}
         biases = [b for b in ("all", "tinylora_only") if any(c.get("bias") == b for c in configs)]
         merged |= {"modules_to_save": sorted(saved) or None, "bias": biases[0] if biases else "none"}

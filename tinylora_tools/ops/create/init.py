@@ -27,7 +27,7 @@ from ...formats.peft_config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
-from .plan import NewTensor, Plan, missing_head, plan_adapter
+from .plan import NewTensor, Plan, missing_head, plan_adapter, require_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def init(
             "name that directory.",
         )
     plan = plan_adapter(at, model, config)
+    require_kinds(plan)
     uniform = config.init_weights == "uniform"
     kept = plan.kept(projection=config.save_projection)
     with staged_directory(output, force=force, inputs=[at.path]) as directory, torch_threads(threads):

@@ -14,11 +14,13 @@ from ...bases.modules import ModelModules, Module, reduced_ranks
 from ...bases.quantization import refuse_packed
 from ...bases.selection import Selection, saved_modules, select
 from ...core.tying import group_of
+from ...errors import UndeterminedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.peft_config import TinyLoraConfig
 from ...formats.peft_keys import base_key, factor_key, vector_key
 from ...formats.safetensors_file import build_header
 from ...formats.tensors import DTYPE_BITS, TensorInfo
+from ...wording import argument
 
 #: Dtype that a factor of a weight is stored in: PEFT widens 16-bit ones.
 _STORED = {"BF16": "F32", "F16": "F32", "F32": "F32", "F64": "F64"}
@@ -53,7 +55,7 @@ class Plan:
     """A new adapter before any number of it is known.
 
     `config` has the target_modules that PEFT would write, `group` gives each targeted module's group; modules stand in
-    PEFT's order, `tensors` in the file's.
+    PEFT's order, `tensors` in the file's. `said_fan_in_fan_out` is what was asked for.
     """
 
     base: Base
@@ -63,6 +65,7 @@ class Plan:
     group: dict[str, int]
     tensors: tuple[NewTensor, ...]
     warnings: tuple[str, ...]
+    said_fan_in_fan_out: bool | None = None
 
     @property
     def groups(self) -> int:
@@ -89,6 +92,8 @@ def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig) -> Pla
         weights.
     """
     config.check()
+    if model.architecture is None and config.fan_in_fan_out:
+        model = _of_conv1d(model)
     selection = select(model, config, base.path)
     modules = selection.modules
     config.check(len(modules))
@@ -103,7 +108,27 @@ def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig) -> Pla
     group = {m.name: group_of(i, len(modules), config.weight_tying) for i, m in enumerate(modules)}
     tensors = [*_own_tensors(modules, config, group), *_copies(model, selection, config, base.checkpoint)]
     tensors.sort(key=lambda t: (-DTYPE_BITS[t.dtype], t.key))  # as safetensors orders what PEFT hands it
-    return Plan(base, model, selection, settled, group, tuple(tensors), tuple(_warnings(model, selection, config)))
+    notes = tuple(_warnings(model, selection, config))
+    return Plan(base, model, selection, settled, group, tuple(tensors), notes, config.fan_in_fan_out)
+
+
+def _of_conv1d(model: ModelModules) -> ModelModules:
+    """The model with each matrix that would be taken for a Linear's as a Conv1D's, which is stored (in, out): what its
+    user says, where no architecture does."""
+    modules = {n: replace(m, kind="Conv1D") if m.kind == "Linear" else m for n, m in model.modules.items()}
+    return replace(model, modules=modules)
+
+
+def require_kinds(plan: Plan) -> None:
+    """Raise UndeterminedError where nobody knows which way round the targeted layers hold their weights."""
+    if plan.model.architecture is None and plan.said_fan_in_fan_out is None:
+        no, yes = argument("fan_in_fan_out", False), argument("fan_in_fan_out", True)
+        raise UndeterminedError(
+            "the architecture isn't known, and with it whether the targeted layers are Linear, which hold W (out, in), "
+            "or Conv1D, which hold its transpose",
+            where=plan.base.path,
+            hint=f"Say {no} for Linear, as nearly all models have, or {yes} for Conv1D, as GPT-2 has.",
+        )
 
 
 def _own_tensors(modules: tuple[Module, ...], config: TinyLoraConfig, group: dict[str, int]) -> list[NewTensor]:

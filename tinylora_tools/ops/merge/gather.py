@@ -39,6 +39,8 @@ def gather(
             changes[parameter] = replace(known, updates=(*known.updates, update))
         for parameter in adapter.header.replaced:
             known = changes.get(parameter) or Change(names.group(parameter))
+            if len(adapter.header.replaced[parameter].tensor.shape) > 1:  # norms and the like are tied to nothing
+                names.require_known(parameter.rpartition(".")[0])
             changes[parameter] = _replaced(known, parameter, adapter, names)
     return changes
 
@@ -48,6 +50,7 @@ def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | No
     for module, R in projected_vectors(adapter, scale).items():
         parts, parameter = adapter.modules[module], f"{module}.weight"
         stored = names.group(parameter).stored
+        names.require_known(module)
         refuse_packed(names.base, stored)
         dtype = numpy_dtype(names.base.info(stored).dtype)
         replaced = adapter.header.replaced.get(parameter)

@@ -31,7 +31,7 @@ from ...core.lowrank import training_dtype
 from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.recomputed import Recomputed, recompute
 from ...core.torch_arrays import check_device
-from ...errors import MismatchError
+from ...errors import MismatchError, TinyLoraError, UndeterminedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
@@ -40,7 +40,7 @@ from ..opened import AdapterLike
 Verdict = Literal["same-base", "other-dtype", "fine-tuned", "other-model", "unknown"]
 
 #: From good to bad; the worst of the modules' verdicts is the adapter's.
-_ORDER: tuple[Verdict, ...] = ("unknown", "same-base", "other-dtype", "fine-tuned", "other-model")
+_ORDER: tuple[Verdict, ...] = ("same-base", "other-dtype", "unknown", "fine-tuned", "other-model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,24 @@ def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Prog
     for name in adapter.modules:
         try:
             there.append(_module(names, adapter, name))
-        except MismatchError as error:
+        except (MismatchError, UndeterminedError) as error:
             dtype = adapter.training_dtype(name)
-            found[name] = ModuleVerdict(name, "other-model", None, None, None, None, dtype, "", error.what)
+            # A base whose architecture isn't known may call the module otherwise.
+            what: Verdict = "other-model" if base.architecture or _is_there(names, name) else "unknown"
+            found[name] = ModuleVerdict(name, what, None, None, None, None, dtype, "", error.what)
     work = partial(_check, base.checkpoint, adapter, device)
     for module, verdict in over_modules("Verifying", there, work, device=device, progress=progress, where=base.path):
         found[module.name] = verdict
     return found
+
+
+def _is_there(names: BaseNames, module: str) -> bool:
+    """Whether the base has a weight of that name."""
+    try:
+        names.group(f"{module}.weight")
+    except TinyLoraError:
+        return False
+    return True
 
 
 def _module(names: BaseNames, adapter: Adapter, name: str) -> Module:

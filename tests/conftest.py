@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side: threads of their own would wait for each other, ten times as long as they compute.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+from damage import snapshot
 from fixture_data import fixture
 
 from tinylora_tools.cli import main
@@ -68,6 +76,38 @@ def copied(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         return adapter, base
 
     return copy
+
+
+@pytest.fixture
+def refused(tinylora: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
+    """Merge, expect a refusal, and check what every refusal promises; returns the message in one line."""
+
+    def check(adapter: Path, base: Path, *options: str) -> str:
+        before = snapshot(tmp_path / "in")
+        result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "out" / "merged", *options)
+        assert result.code == 1, result
+        assert result.err.startswith("error: ")
+        assert "Traceback" not in result.err
+        assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+        assert snapshot(tmp_path / "in") == before
+        return " ".join(result.err.split())
+
+    return check
+
+
+@pytest.fixture
+def complaint(tinylora: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
+    """Run a command that is going to fail, with OUT for a path that it may not write; returns its message in one
+    line."""
+
+    def check(code: int, *arguments: object) -> str:
+        result = tinylora(*(tmp_path / "out" if part == "OUT" else part for part in arguments))
+        assert result.code == code, result
+        assert code != 1 or result.err.startswith("error: ")
+        assert not (tmp_path / "out").exists()
+        return " ".join(result.err.split())
+
+    return check
 
 
 @pytest.fixture

@@ -42,13 +42,34 @@ def test_options_in_documents_exist(page: Path) -> None:
                 assert option in known, (name, option)
 
 
-def test_readme_shows_what_inspect_prints() -> None:
-    shown = re.search(r"\$ tinylora inspect (\S+)\n(.*?)\n  \.\.\.", (ROOT / "README.md").read_text(), re.S)
-    assert shown is not None
-    command = [sys.executable, "-m", "tinylora_tools", "inspect", shown[1]]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert printed.startswith(shown[2])
+def shown_in_readme() -> list[tuple[str, str]]:
+    """Each command of README's console blocks, with what is shown of its output."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M)
+    runs = [run for block in blocks for run in re.split(r"^\$ ", block, flags=re.M) if run]
+    return [(command, output) for command, _, output in (run.partition("\n") for run in runs)]
+
+
+@pytest.mark.parametrize(("command", "shown"), shown_in_readme(), ids=[command for command, _ in shown_in_readme()])
+def test_readme_shows_what_is_printed(command: str, shown: str, tmp_path: Path) -> None:
+    """All of it, or its beginning in front of an ellipsis, but for the seconds that it took."""
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    arguments = [sys.executable, "-m", "tinylora_tools", *command.split()[1:]]
+    process = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path, check=True)
+    printed, expected = (re.sub(r"in [0-9.]+ s$", "in _ s", t, flags=re.M) for t in (process.stdout.decode(), shown))
+    beginning, ellipsis, _ = expected.partition("  ...\n")
+    assert printed.startswith(beginning) if ellipsis else printed == expected
 
 
 def test_ci_finds_readmes_test_command() -> None:
-    assert re.search(r"^python3 -m venv .* -m pytest$", (ROOT / "README.md").read_text(), re.M)
+    pattern = re.search(r"grep -m1 -E '([^']+)' README\.md", (ROOT / ".ci" / "run").read_text())
+    assert pattern is not None
+    assert re.search(pattern[1], (ROOT / "README.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "fixtures" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_prose_fits(page: Path) -> None:
+    """Lines of at most 120 characters, but for tables and code."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []

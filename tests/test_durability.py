@@ -1,4 +1,4 @@
-"""What has an output's name has its bytes on the disk: files are flushed, then their directory, and only then renamed."""
+"""What has an output's name has its bytes on the disk: files are flushed, their directories, and only then a rename."""
 
 from __future__ import annotations
 

@@ -14,11 +14,12 @@ PACKAGE = ROOT / "tinylora_tools"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: What each storey may import of this package, besides itself.
-GROUND = {"errors", "progress", "wording"}
+GROUND = {"errors", "progress", "wording", "checks"}
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "wording": set(),
+    "checks": {"errors", "wording"},
     "core": GROUND,
     "formats": GROUND,
     "sources": GROUND,

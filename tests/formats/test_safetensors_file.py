@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tinylora_tools.errors import FormatError
+from tinylora_tools.formats import safetensors_file
 from tinylora_tools.formats.safetensors_file import build_header, read_header
 
 WriteRaw = Callable[..., Path]
@@ -57,7 +59,7 @@ def test_reads_what_the_reference_writes(tmp_path: Path) -> None:
         (b'{"a": 1, "a": 2}', b"", "twice"),
         ({"__metadata__": {"a": 1}}, b"", "not a map from strings to strings"),
         ({"a": [1]}, b"", "isn't {dtype, shape, data_offsets}"),
-        ({"a": {**entry(), "more": 1}}, bytes(8), "isn't {dtype, shape, data_offsets}"),
+        ({"a": {**entry(), "shape": None}}, bytes(8), "isn't a list of sizes"),
         ({"a": entry(dtype="F33")}, bytes(8), "unknown dtype 'F33'"),
         ({"a": entry(dtype=["F32"])}, bytes(8), "unknown dtype"),
         ({"a": entry(shape=(-2,))}, bytes(8), "isn't a list of sizes"),
@@ -138,3 +140,53 @@ def test_built_headers_read_back(tmp_path: Path, tensors: Any, metadata: dict[st
     assert dict(file.tensors) == infos
     with safe_open(tmp_path / "x.safetensors", "np") as reference:
         assert set(reference.keys()) == {name for name, _, _ in tensors}
+
+
+@pytest.mark.parametrize("keep_open", [True, False])
+def test_a_file_kept_open_is_the_one_that_was_checked(tmp_path: Path, keep_open: bool) -> None:
+    """Where it is opened again, another file of its name is read; a shorter one is told."""
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.arange(4.0)}, path)
+    file = read_header(path, keep_open=keep_open)
+    path.rename(tmp_path / "old.safetensors")
+    path.write_bytes(file.header + np.ones(3).tobytes())
+    if keep_open:
+        assert file.read("a").tolist() == [0, 1, 2, 3]
+        assert b"".join(file.pieces("a")) == np.arange(4.0).tobytes()
+    else:
+        with pytest.raises(FormatError, match="a: the file ended early; was it replaced while being read"):
+            file.read("a")
+
+
+def test_pieces_are_the_tensor_s_bytes_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": np.arange(5, dtype=np.int32), "b": np.zeros((0, 2), np.int32)}, tmp_path / "x.safetensors")
+    file = read_header(tmp_path / "x.safetensors")
+    monkeypatch.setattr(safetensors_file, "PIECE", 8)
+    assert list(file.pieces("a")) == [bytes(file.read("a")[i : i + 2]) for i in (0, 2, 4)]
+    assert list(file.pieces("b")) == []
+
+
+def test_tensors_narrower_than_a_byte_have_bytes_but_no_numbers(write_raw: WriteRaw) -> None:
+    file = read_header(write_raw({"a": entry("F4", (4,), (0, 2))}, b"\x12\x34"))
+    assert b"".join(file.pieces("a")) == b"\x12\x34"
+    with pytest.raises(FormatError, match="a: a packed F4 tensor can't be read as numbers"):
+        file.read("a")
+
+
+def test_a_file_that_is_cut_short_after_its_header_was_read_is_told(tmp_path: Path) -> None:
+    """By `read` and `pieces` alike."""
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.arange(100.0)}, path)
+    file = read_header(path)
+    os.truncate(path, file.size - 80)
+    for look in (file.read, lambda name: list(file.pieces(name))):
+        with pytest.raises(FormatError, match="a: the file ended early"):
+            look("a")
+
+
+def test_what_the_reference_reader_passes_over_is_passed_over(write_raw: Callable[..., Path]) -> None:
+    path = write_raw({"__metadata__": None, "a": {**entry(), "more": 1}}, bytes(8))
+    with safe_open(path, "numpy") as reference:
+        assert reference.metadata() is None
+        assert list(reference.keys()) == ["a"]
+    assert (read_header(path).metadata, list(read_header(path).tensors)) == ({}, ["a"])

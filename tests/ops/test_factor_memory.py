@@ -16,7 +16,7 @@ from torch import Tensor
 FACTOR = """
 import sys
 from tinylora_tools.cli import main
-from tinylora_tools.core import krylov
+from tinylora_tools.core.svd import krylov
 if sys.argv.pop(1) == "dense":
     krylov.starting_cost = lambda W, width: 0.0
     krylov._give_up = lambda *state: True

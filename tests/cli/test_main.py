@@ -1,0 +1,183 @@
+"""What a terminal and a shell see of any command: help, exit codes, interrupts, errors as JSON, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from fixture_data import ROOT, fixture
+
+from tinylora_tools.cli.convert import FORMS
+from tinylora_tools.cli.main import COMMANDS, group
+
+Run = Callable[..., Any]
+
+EVERY = [*(name for name in COMMANDS if name != "convert"), *(f"convert {form}" for form in FORMS)]
+
+#: The shortest whole command line of each.
+LINES = {
+    "inspect": ["SOURCE"],
+    "merge": ["SOURCE", "-o", "OUT"],
+    "factor": ["SOURCE", "-o", "OUT.safetensors"],
+    "count": ["SOURCE"],
+    "init": ["SOURCE", "-o", "OUT"],
+    "verify-base": ["SOURCE"],
+    "project": ["SOURCE", "-o", "OUT"],
+    "verify-seed": ["SOURCE"],
+    "convert lora": ["SOURCE", "-o", "OUT"],
+    "convert peft": ["SOURCE", "-o", "OUT"],
+    "convert packed": ["SOURCE", "-o", "OUT.safetensors", "--base", "SOURCE"],
+}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"convert {form}" for form in FORMS)])
+def test_help_is_whole(name: str) -> None:
+    result = CliRunner().invoke(group, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert name == "convert" or ("--json" in result.output and "--quiet" in result.output)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["merge", "--help"],
+        ["inspect", "ADAPTER"],
+        ["inspect", "BASE"],
+        ["merge", "ADAPTER", "-o", "OUT"],
+        ["count", "BASE", "--budget", "13"],
+    ],
+    ids=" ".join,
+)
+def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
+    places = {
+        "ADAPTER": ROOT / "peft021-13-numbers" / "adapter",
+        "BASE": ROOT / "bases" / "qwen2-bf16",
+        "OUT": tmp_path / "o",
+    }
+    kept_out = {"torch", "transformers"} | (
+        set() if arguments[0] == "merge" and "OUT" in arguments else {"huggingface_hub"}
+    )
+    code = (
+        "import sys, atexit; from tinylora_tools.cli import main\n"
+        f"atexit.register(lambda: print(sorted({kept_out} & set(sys.modules))))\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, *(str(places.get(part, part)) for part in arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_wrong_usage_is_2(tinylora: Run) -> None:
+    assert tinylora("merge").code == 2
+    assert tinylora("nothing").code == 2
+    adapter = fixture("peft020-tiny").adapter
+    assert tinylora("merge", adapter, "-o", "x", "--scale", "1", "--scale", "2").code == 2
+    assert tinylora("merge", adapter, "-o", "x", "--dtype", "int8").code == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int, threads: int) -> None:
+    """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
+    case = fixture("peft020-tiny")
+    slow = (
+        "import time, sys; from tinylora_tools.ops.merge import write as w; from tinylora_tools.cli import main\n"
+        "real = w.TensorJob.run\n"
+        "def slow(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
+        "w.TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        slow,
+        "merge",
+        case.adapter,
+        "--base",
+        case.base,
+        "-o",
+        tmp_path / "o",
+        "--threads",
+        threads,
+    ]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".o.tinylora-partial/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_of_the_imports_is_quiet() -> None:
+    interrupt = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt()); import tinylora_tools.cli"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupt], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_wrong_as_json(tinylora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On stdout for who reads JSON, and on stderr as it is without; `where` is the path as it was typed."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [*name.split(), *("nowhere" if part == "SOURCE" else part for part in LINES[name])]
+    said = {"message": "no such file or directory", "where": "nowhere", "hint": "Check the spelling."}
+    as_json, as_text = tinylora(*arguments, "--json"), tinylora(*arguments)
+    assert (as_json.code, json.loads(as_json.out)) == (1, {"error": said})
+    text = "error: nowhere: no such file or directory\n  next: Check the spelling.\n"
+    assert as_json.err == text
+    assert (as_text.code, as_text.out, as_text.err) == (1, "", text)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_the_system_says_as_json(tinylora: Run, name: str) -> None:
+    long = "x" * 300
+    result = tinylora(*name.split(), *(long if part == "SOURCE" else part for part in LINES[name]), "--json")
+    said = {
+        "message": "can't be used (File name too long)",
+        "where": long,
+        "hint": "Check that the path is right and that you have access to it.",
+    }
+    assert (result.code, json.loads(result.out)) == (1, {"error": said})
+    assert result.err.startswith(f"error: {long}: can't be used")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_wrong_usage_as_json(tinylora: Run, name: str) -> None:
+    result = tinylora(*name.split(), *LINES[name], "--json", "--nonsense")
+    error = json.loads(result.out)["error"]
+    assert (result.code, error.pop("where"), error.pop("hint")) == (2, None, None)
+    assert "--nonsense" in error.pop("message")
+    assert error == {}
+    usage, *_, complaint = result.err.splitlines()
+    assert f"tinylora {name} [OPTIONS]" in usage
+    assert "--nonsense" in complaint
+
+
+def test_commands_that_there_are_not(tinylora: Run) -> None:
+    for arguments in (("nothing", "--json"), ("convert", "gguf", "--json")):
+        result = tinylora(*arguments)
+        assert (result.code, json.loads(result.out)["error"]["message"]) == (2, f"No such command '{arguments[-2]}'.")
+
+
+def test_the_version_is_the_packages(tinylora: Run) -> None:
+    assert tinylora("--version").out == f"tinylora {version('tinylora-tools')}\n"

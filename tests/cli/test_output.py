@@ -1,0 +1,84 @@
+"""What is printed, and where: reports, tables, sizes, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fixture_data import ROOT, fixture
+
+from tinylora_tools.cli.output import Output, bars, new_table, print_json, print_table, printable, size
+
+
+def test_names_from_files_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[31mb\x07\u202ec\ud800\n") == "a\\x1b[31mb\\x07\\u202ec\\ud800\n"
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (1, 26, 9999, 10_000, 999_499_999, 3_090_000_000)] == [
+        "1 byte", "26 bytes", "9999 bytes", "10 kB", "999 MB", "3.09 GB",
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    name: str
+    warnings: list[str]
+
+
+def test_reports_as_json_are_ascii_whatever_names_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("Ü\ud800\x1b", ["ß"])
+    Output(as_json=True).report(report, lambda _: pytest.fail("rendered"))
+    printed = capsys.readouterr()
+    assert printed.out.isascii()
+    assert json.loads(printed.out) == {"name": "Ü\ud800\x1b", "warnings": ["ß"]}
+    assert printed.err == "warning: ß\n"
+
+
+def test_numbers_that_json_lacks_are_never_printed() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_json({"rho": float("nan")})
+
+
+def test_tables_in_a_pipe_keep_long_names_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    table, name = new_table("Index", "Module", left=("Module",)), "model." + "layer." * 60 + "q_proj"
+    table.add_row("7", name)
+    print_table(table)
+    assert ["7", name] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_bars() -> None:
+    assert bars([1.0, 0.5, 0.25, 0.07, 0.06, 0.0, 7.0, -1.0]) == "█▄▂▁  █ "
+
+
+def test_progress_is_for_terminals_alone(tmp_path: Path) -> None:
+    """A real terminal gets a bar on stderr, which -q takes away; a pipe gets none, and stdout never does."""
+    case = fixture("peft020-tiny")
+
+    def on_terminal(*options: str) -> tuple[str, str]:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "tinylora_tools", "merge", case.adapter, "--base", case.base, "-f", *options]
+        done = subprocess.run(
+            [*command, "-o", tmp_path / "o"], stdout=subprocess.PIPE, stderr=theirs, text=True, check=True,
+            env={**os.environ, "TERM": "xterm"}, cwd=ROOT.parent,
+        )  # fmt: skip
+        os.set_blocking(ours, False)
+        try:
+            shown = os.read(ours, 1 << 16).decode()
+        except BlockingIOError:
+            shown = ""
+        os.close(theirs)
+        os.close(ours)
+        return done.stdout, shown
+
+    report, bar = on_terminal()
+    assert "Merging" in bar
+    assert report.startswith("Wrote ")
+    assert "Merging" not in report
+    assert on_terminal("-q") == ("", "")

@@ -1,0 +1,104 @@
+"""Golden files: recorded on one machine, checked on another."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixture_data import fixture
+
+from tinylora_tools.errors import FormatError, TinyLoraError
+from tinylora_tools.ops.verify import machine
+from tinylora_tools.ops.verify.check import Check
+from tinylora_tools.ops.verify.golden import compare, record
+from tinylora_tools.ops.verify.seed import verify_seed
+
+on_x86_linux = pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="the named streams are those of x86-64 Linux"
+)
+
+
+def remembering(draw: Callable[[str, str | None, Sequence[int]], Iterator[Check]]) -> Any:
+    """The processes that draw with torch, each started once: nothing else tells apart what they draw."""
+    known: dict[tuple[object, ...], list[Check]] = {}
+
+    def run(name: str, capability: str | None, threads: Sequence[int]) -> list[Check]:
+        key = (name, capability or os.environ["ATEN_CPU_CAPABILITY"], *threads)
+        if key not in known:
+            known[key] = list(draw(name, capability, threads))
+        return known[key]
+
+    return run
+
+
+@on_x86_linux
+def test_golden_files_between_machines(tmp_path: Path, tinylora: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded with AVX2, checked without: the difference is reported as what it is."""
+    monkeypatch.setattr(machine, "_drawn_by_torch", remembering(machine._drawn_by_torch))
+
+    def run(*arguments: object, capability: str) -> Any:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        return tinylora("verify-seed", "--device", "cpu", *arguments)
+
+    golden = tmp_path / "golden.json"
+    assert run("--record", golden, capability="avx2").code == 0
+    assert run("--golden", golden, capability="avx2").code == 0
+    other = run("--golden", golden, "--json", capability="default")
+    assert other.code == 1
+    report = json.loads(other.out)
+    assert report["ok"] is False
+    wrong = [check for check in report["checks"] if not check["ok"]]
+    assert [check["name"] for check in wrong] == ["golden: torch"]
+    assert "recorded torch-cpu-avx2, here torch-cpu-scalar" in wrong[0]["note"]
+    content = json.loads(golden.read_text())
+    golden.write_text(json.dumps({**content, "version": 2}))
+    refused = run("--golden", golden, capability="avx2")
+    assert (refused.code, "of version 2, expected" in refused.err) == (1, True)
+    assert "Traceback" not in refused.err
+
+
+def test_golden_files_of_adapters(tmp_path: Path) -> None:
+    case, golden = fixture("peft021-scalar"), tmp_path / "golden.json"
+    verify_seed(case.adapter, record_to=golden)
+    assert verify_seed(case.adapter, golden=golden).ok
+    assert not verify_seed(fixture("peft021-bias-all").adapter, golden=golden).ok
+    with pytest.raises(TinyLoraError, match="exists already"):
+        verify_seed(case.adapter, record_to=golden)
+    golden.write_text("[]")
+    with pytest.raises(FormatError):
+        verify_seed(case.adapter, golden=golden)
+
+
+def check(name: str, digest: str | None, note: str = "", stream: str | None = None) -> Check:
+    return Check(name, "cpu", stream, True, None, None, None, note, digest)
+
+
+def test_digests_are_compared_by_name(tmp_path: Path) -> None:
+    """Those of both machines; a stored P has one for each stream."""
+    record(
+        [check("a", "1", "there"), check("b", "2"), check("stored P", "3", stream="x"), check("none", None)],
+        tmp_path / "golden.json",
+        force=False,
+    )
+    here = [check("a", "9"), check("c", "2"), check("stored P", "3", stream="x"), check("stored P", "4", stream="y")]
+    found = compare(here, tmp_path / "golden.json")
+    assert [(one.name, one.ok, one.note) for one in found] == [
+        ("golden: a", False, "recorded 1, here 9 (recorded with there)"),
+        ("golden: stored P, x", True, "as recorded"),
+    ]
+    with pytest.raises(FormatError, match="none of its digests is of a check that ran here"):
+        compare([check("c", "2")], tmp_path / "golden.json")
+
+
+@pytest.mark.parametrize("content", [{"digests": []}, {"digests": {}, "notes": 3}, {"digests": None}], ids=str)
+def test_digests_that_are_no_map_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps({"format": "tinylora-golden", "version": 1, **content}))
+    with pytest.raises(FormatError, match="digests isn't a map from names to sha256"):
+        compare([check("a", "1")], golden)

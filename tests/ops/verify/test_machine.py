@@ -1,0 +1,63 @@
+"""This machine's ways of drawing P, against what is known of them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import pytest
+import torch
+from torch_streams import CAPABILITY, STREAM_OF, where_known
+
+from tinylora_tools.errors import TinyLoraError
+from tinylora_tools.ops.verify import machine as verify_machine
+from tinylora_tools.ops.verify.seed import verify_seed
+
+on_x86_linux = pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="the named streams are those of x86-64 Linux"
+)
+
+
+@on_x86_linux
+def test_this_machine() -> None:
+    report = verify_seed(device="cpu")
+    assert report.ok, report
+    names = {check.name for check in report.checks}
+    assert {"numpy torch-cpu-avx2", "numpy torch-cpu-scalar", "torch", "torch default, 1 thread"} <= names
+    assert {check.device for check in report.checks} == {"cpu"}
+    skipped = verify_seed(device="cuda").skipped if not _has_cuda() else ["cuda"]
+    assert skipped[0].startswith("cuda")
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def test_a_new_arithmetic_of_torch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    changed = verify_machine._DRAW.replace("P.numpy()", "torch.nextafter(P, P + 1).numpy()")
+    no_others = "import os\nif 'ATEN_CPU_CAPABILITY' in os.environ: print('2.0 NONE'); raise SystemExit\n"
+    monkeypatch.setattr(verify_machine, "_DRAW", no_others + changed)
+    report = verify_seed(device="cpu")
+    assert not report.ok
+    check = next(check for check in report.checks if check.name == "torch")
+    assert (check.ok, check.identical, check.stream, check.max_ulp) == (False, False, None, 1)
+    assert "no known stream" in check.note
+
+
+@where_known
+def test_golden_values_are_torch_s() -> None:
+    """Each case drawn by the torch of this process is what is recorded of its stream."""
+    cases, values = verify_machine.golden()
+    drawn = [
+        torch.normal(0.0, 1 / r**0.5, (u, r, r), generator=torch.Generator().manual_seed(seed)).reshape(-1)
+        for seed, u, r in cases
+    ]
+    assert torch.cat(drawn).numpy().tobytes() == values[STREAM_OF[CAPABILITY]].tobytes()
+    assert values.keys() == set(STREAM_OF.values())
+
+
+def test_a_torch_that_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_machine, "_DRAW", "raise ImportError('libtorch is missing')")
+    with pytest.raises(TinyLoraError, match="torch: torch doesn't run here: ImportError: libtorch is missing"):
+        verify_machine.verify_machine("cpu")

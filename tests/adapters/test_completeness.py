@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,3 +88,19 @@ def test_where_nothing_tells_what_is_targeted_nothing_is_missing(tmp_path: Path)
     assert missing_modules(opened(path)) == [NAMES[1]]
     (path / "adapter_config.json").unlink()
     assert missing_modules(opened(path)) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_layer_that_transformers_does_not_load_is_not_missing(tmp_path: Path) -> None:
+    """As DeepSeek-V3's for multi-token prediction, which comes after the num_hidden_layers of the model."""
+    base = tmp_path / "base"
+    shutil.copytree(fixture("peft020-tiny").base, base)
+    config = json.loads((base / "config.json").read_text())
+    layers = config["num_hidden_layers"] - 1
+    config |= {"num_hidden_layers": layers} | {k: v[:layers] for k, v in config.items() if k == "layer_types"}
+    (base / "config.json").write_text(json.dumps(config))
+    chosen = peft.TinyLoraConfig(r=1, u=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), chosen).save_pretrained(tmp_path / "adapter")
+    found = opened(tmp_path / "adapter", base)
+    assert len(found.modules) == layers
+    assert missing_modules(found) == []

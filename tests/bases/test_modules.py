@@ -67,6 +67,26 @@ def test_both_generations_of_names() -> None:
     assert "model.layers.0.block_sparse_moe.experts.0.w1" in old
 
 
+def test_layers_past_the_last_one_are_no_part_of_the_model(tmp_path: Path) -> None:
+    """DeepSeek-V3's checkpoint has such a layer, for multi-token prediction, which transformers doesn't load."""
+    settings = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "vocab_size": 48}
+    model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(num_hidden_layers=3, **settings))
+    model.save_pretrained(tmp_path / "m")
+    model.model.save_pretrained(tmp_path / "bare")
+    for directory, load in (
+        (tmp_path / "m", transformers.AutoModelForCausalLM),
+        (tmp_path / "bare", transformers.AutoModel),
+    ):
+        config = json.loads((directory / "config.json").read_text())
+        config |= {"num_hidden_layers": 2, "layer_types": config["layer_types"][:2]}
+        (directory / "config.json").write_text(json.dumps(config))
+        base = read_checkpoint(directory)
+        found = model_modules(base, architecture.from_config(config)).modules
+        theirs = [n for n, m in load.from_pretrained(directory).named_modules() if script.kind_of(m)]
+        assert list(found) == theirs
+        assert sum(name.endswith("layers.1.mlp.up_proj") for name in found) == 1
+
+
 def test_without_an_architecture_names_are_the_tensors(tmp_path: Path) -> None:
     base = read_checkpoint(fixture("peft021-layers").base / "model.safetensors")
     found = model_modules(base, None)

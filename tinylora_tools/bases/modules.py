@@ -114,6 +114,7 @@ def model_modules(
         parameter: key
         for parameter, key in _parameters(base.shard_of, architecture, generation, leaves).items()
         if generalised(parameter.rpartition(".")[0]) not in elsewhere  # experts that this release fuses, say
+        and not _past_the_last_layer(parameter, architecture, base.config or {})
     }
     tied = is_tied(dict(base.config or {}), architecture)
     for tie in architecture.all_ties:
@@ -157,6 +158,15 @@ def _parameters(
         for pattern in renamed.get(generalised(name), [generalised(name)]):
             found.setdefault(_filled(pattern, name), key)
     return found
+
+
+def _past_the_last_layer(parameter: str, architecture: Architecture, config: Mapping[str, object]) -> bool:
+    """Whether a parameter is in a layer that from_pretrained doesn't load: DeepSeek-V3's for multi-token prediction
+    comes after the num_hidden_layers of its model."""
+    layers = config.get("num_hidden_layers")
+    first, _, rest = parameter.removeprefix(f"{architecture.base_model_prefix}.").partition(".")
+    number = rest.partition(".")[0]
+    return first == "layers" and isinstance(layers, int) and number.isdigit() and int(number) >= layers
 
 
 def _filled(pattern: str, name: str) -> str:

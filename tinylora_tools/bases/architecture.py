@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UndeterminedError
@@ -265,7 +265,7 @@ def from_class_name(name: str, scale_embedding: bool | None = None) -> Architect
 
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
-    text = files("tinylora_tools").joinpath("data", "architectures.json").read_text("utf-8")
+    text = (Path(__file__).parents[1] / "data" / "architectures.json").read_text("utf-8")
     data: dict[str, Any] = json.loads(text)
     return data
 

@@ -6,12 +6,10 @@ peft/tuners/tuners_utils.py, `_set_trainable` in peft/utils/other.py, of PEFT 0.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
@@ -96,7 +94,7 @@ def default_targets(model: ModelModules, where: Path) -> str | tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _default_table() -> dict[str, str | tuple[str, ...]]:
-    text = files("tinylora_tools").joinpath("data", "default_targets.json").read_text("utf-8")
+    text = (Path(__file__).parents[1] / "data" / "default_targets.json").read_text("utf-8")
     table = json.loads(text)["targets"]
     return {kind: value if isinstance(value, str) else tuple(value) for kind, value in table.items()}
 
@@ -131,6 +129,8 @@ def _ends(name: str) -> list[str]:
 
 
 def _nothing(model: ModelModules, config: TinyLoraConfig, where: Path) -> MismatchError:
+    import difflib  # only where nothing matched
+
     wanted = config.target_modules or ()
     ends = sorted({name.rpartition(".")[2] for name in model.modules})
     what = wanted if isinstance(wanted, str) else ", ".join(wanted)

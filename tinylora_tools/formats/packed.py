@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -190,6 +189,8 @@ def lean_config(raw: Mapping[str, Any]) -> str:
 
 def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
     """sha256 of arrays one behind the other, in float32."""
+    import hashlib  # brings OpenSSL's library, which no other form of adapter needs
+
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array, np.float32).tobytes())
@@ -199,6 +200,8 @@ def digest_of(arrays: Iterable[NDArray[Any]]) -> str:
 def content_mark(metadata: Mapping[str, str], names: Iterable[str], read: Callable[[str], NDArray[Any]]) -> str:
     """sha256 of all that a file holds, whatever the order: its metadata but for the mark itself, and its tensors'
     names, dtypes, shapes and bytes."""
+    import hashlib
+
     said = {key: value for key, value in metadata.items() if key != CONTENT}
     found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in sorted(names):

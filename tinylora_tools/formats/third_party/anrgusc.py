@@ -9,7 +9,6 @@ Source: tinylora/adapter.py and scripts/train_grpo_tinylora.py of github.com/ANR
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +64,8 @@ class Anrgusc(ThirdPartyAdapter):
         return name.rpartition(".")[2] in self._targets
 
     def seeds(self, names: Sequence[str]) -> list[int]:
+        import hashlib
+
         return [self._seed + int(hashlib.sha256(n.encode()).hexdigest()[:8], 16) % 100_000 for n in names]
 
     def scale(self, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.source import Source, adapter_of, another_project, find_source, open_file
@@ -15,9 +16,11 @@ from ...formats.peft_adapter import WEIGHTS_NAMES, find_adapter
 from ...formats.third_party import Found
 from ...sources.locate import locate
 from ...wording import call
-from .adapter import AdapterReport, inspect_adapter
-from .checkpoint import CheckpointReport, inspect_checkpoint
-from .packed import PackedReport, inspect_packed
+
+if TYPE_CHECKING:
+    from .adapter import AdapterReport
+    from .checkpoint import CheckpointReport
+    from .packed import PackedReport
 
 
 def inspect(
@@ -39,17 +42,27 @@ def inspect(
         If it is neither, or damaged.
     """
     at = None if base is None else open_base(base).require_config()
-    if isinstance(source, Base):
-        return inspect_checkpoint(source)
-    if isinstance(source, Adapter):
-        return inspect_adapter(source.on(at, module_order=module_order))
-    path = locate(source)
-    found = _in_directory(path) if path.is_dir() else _in_file(path)
+    found = _told_apart(source)
     if isinstance(found, Packed):
+        from .packed import inspect_packed
+
         return inspect_packed(found)
-    if isinstance(found, Source):
-        return inspect_adapter(found.open(at, module_order=module_order))
-    return inspect_checkpoint(found, _beside(path))
+    if isinstance(found, Base):
+        from .checkpoint import inspect_checkpoint
+
+        return inspect_checkpoint(found, _beside(found.path))
+    from .adapter import inspect_adapter
+
+    return inspect_adapter(found.open(at, module_order=module_order))
+
+
+def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base:
+    if isinstance(source, Base):
+        return source
+    if isinstance(source, Adapter):
+        return find_source(source)
+    path = locate(source)
+    return _in_directory(path) if path.is_dir() else _in_file(path)
 
 
 def _in_directory(path: Path) -> Source | Base:

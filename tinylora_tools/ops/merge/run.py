@@ -112,7 +112,6 @@ def merge(
     _check_space(output, plan.size)
     results: list[TensorResult] = []
     if not dry_run:
-        prepare_card()
         with staged_directory(output, force=force, inputs=inputs) as directory:
             results = _write(directory, plan, device, threads, verify_base, progress)
             copy_model_files(at.path, directory)
@@ -170,7 +169,8 @@ def _write(
             before = len(writer.results)
             writer.write(file)
             refuse_other_base(writer.results[before:])
-        return writer.results
+        prepare_card()  # while the last bytes are on their way to the disk
+    return writer.results
 
 
 def adder_on(device: str) -> MakeAdder:

@@ -51,7 +51,8 @@ class _Task(NamedTuple):
 
 
 class MergeWriter:
-    """Writes planned files into a directory; a context, which stops its threads when it is left.
+    """Writes planned files into a directory; a context, which stops its threads when it is left, and waits for what is
+    on its way to the disk: an OSError of a disk that is full may show only then.
 
     Parameters
     ----------
@@ -91,9 +92,11 @@ class MergeWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._flusher.shutdown(cancel_futures=True)
+        self._flusher.shutdown()
+        if error is None and self._flushing is not None:
+            self._flushing.result()  # an error of the disk is told once, to whoever asked
 
     def write(self, file: OutputFile) -> None:
         """Write one file. Most of it is sent to the disk meanwhile; who gives it its name sees to the rest.
@@ -103,7 +106,7 @@ class MergeWriter:
         MismatchError
             If a result isn't finite.
         OSError
-            For a full disk, one that shows only when bytes are sent to it too.
+            For a full disk.
         """
         path = self._directory / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +115,6 @@ class MergeWriter:
             self._progress.advance(len(file.header))
             try:
                 self._write_tensors(file, target)
-                if self._flushing is not None:
-                    self._flushing.result()  # an error of the disk is told once, to whoever asked
             finally:
                 self._cancel()  # nothing is left to cancel but after an error: before its files are closed
 
@@ -140,9 +141,6 @@ class MergeWriter:
             future.cancel()
         wait([future for future, _ in self._tasks])
         self._tasks.clear()
-        if self._flushing is not None:
-            wait([self._flushing])
-            self._flushing = None
 
     def _submit(self, task: _Task) -> None:
         while len(self._tasks) >= self._most_tasks:
@@ -202,7 +200,15 @@ class MergeWriter:
             if self._flushing is not None:
                 self._flushing.result()
             self._unflushed = 0
-            self._flushing = self._flusher.submit(_flush, target.descriptor)
+            self._flushing = self._flusher.submit(_send, os.dup(target.descriptor))
+
+
+def _send(descriptor: int) -> None:
+    """Send what was written to the disk, by a descriptor that is closed then: the file itself may be, before."""
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Buffers:

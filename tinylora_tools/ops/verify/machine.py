@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ for count in threads:
 @lru_cache(maxsize=1)
 def golden() -> tuple[list[tuple[int, int, int]], dict[str, NDArray[Any]]]:
     """The cases (seed, u, r), and each stream's values of all of them, one after the other."""
-    data = json.loads(files("tinylora_tools").joinpath("data", "golden_projections.json").read_text("utf-8"))
+    data = json.loads((Path(__file__).parents[2] / "data" / "golden_projections.json").read_text("utf-8"))
     values = {
         stream: np.frombuffer(b"".join(map(base64.b64decode, arrays)), "<f4")
         for stream, arrays in data["streams"].items()

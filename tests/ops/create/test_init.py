@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import pytest
 import torch
 import transformers
 from fixture_data import ROOT, fixture
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tinylora_tools.errors import OutputError, TinyLoraError
+from tinylora_tools.errors import OutputError, TinyLoraError, UndeterminedError
 from tinylora_tools.formats.peft_config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.count import count
@@ -239,6 +240,26 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
     with pytest.raises(OutputError, match="exists already"):
         init(base, tmp_path / "1", config)
+
+
+@pytest.mark.parametrize("target", ["wte", "lm_head"])
+def test_an_embedding_or_a_head_of_an_unknown_architecture_is_refused(tmp_path: Path, target: str) -> None:
+    """By its name it would be one or the other, which its factors' form and its tie follow."""
+    base = tmp_path / "base"
+    shutil.copytree(ROOT / "bases" / "gpt2-fp32", base)
+    tensors = load_file(base / "model.safetensors")
+    save_file({**tensors, "lm_head.weight": tensors["transformer.wte.weight"] + 1}, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "nobody", "architectures": ["Nobody"]}))
+    names = ["transformer.wte", "transformer.h.0.attn.c_proj", "lm_head"]
+    said = TinyLoraConfig(u=3, target_modules=("h.0.attn.c_proj", target), fan_in_fan_out=False)
+    with pytest.raises(UndeterminedError, match=rf"{target}: the architecture isn't known") as caught:
+        init(base, tmp_path / "out", said, module_order=names)
+    assert "with target_modules and leave it out" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
+    init(base, tmp_path / "out", replace(said, target_modules=("h.0.attn.c_proj",)), module_order=names)
+    keys = [key for key in load_file(tmp_path / "out" / "adapter_model.safetensors") if "tinylora_A" in key]
+    assert len(keys) == 1
 
 
 def test_layers_of_an_unknown_architecture_are_what_the_user_says(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ...bases.base import Base
 from ...bases.modules import ModelModules, Module, reduced_ranks
 from ...bases.quantization import refuse_packed
 from ...bases.selection import Selection, saved_modules, select
+from ...bases.tensor_names import in_numbered_layer
 from ...core.tying import group_of
 from ...errors import UndeterminedError
 from ...formats.checkpoint import Checkpoint
@@ -120,8 +121,20 @@ def _of_conv1d(model: ModelModules) -> ModelModules:
 
 
 def require_kinds(plan: Plan) -> None:
-    """Raise UndeterminedError where nobody knows which way round the targeted layers hold their weights."""
-    if plan.model.architecture is None and plan.said_fan_in_fan_out is None:
+    """Raise UndeterminedError where nobody knows which kinds the targeted layers are of, and which way round they hold
+    their weights."""
+    if plan.model.architecture is not None:
+        return
+    doubtful = next((m.name for m in plan.selection.modules if not in_numbered_layer(m.name)), None)
+    if doubtful is not None:
+        raise UndeterminedError(
+            f"{doubtful}: the architecture isn't known, and with it whether this is an embedding or a head, and "
+            "whether its weight is tied to another",
+            where=plan.base.path,
+            hint=f"Name the layers to adapt with {argument('target_modules')} and leave it out, or make the adapter "
+            "with PEFT under the transformers that knows the model.",
+        )
+    if plan.said_fan_in_fan_out is None:
         no, yes = argument("fan_in_fan_out", False), argument("fan_in_fan_out", True)
         raise UndeterminedError(
             "the architecture isn't known, and with it whether the targeted layers are Linear, which hold W (out, in), "

@@ -22,7 +22,6 @@ from ...formats.checkpoint import SAFETENSORS_INDEX
 from ...output.companions import copy_model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
-from ...sources.model_card import prepare_card
 from ...wording import argument
 from ..opened import AdapterLike
 from ..scales import one_each
@@ -169,7 +168,6 @@ def _write(
             before = len(writer.results)
             writer.write(file)
             refuse_other_base(writer.results[before:])
-        prepare_card()  # while the last bytes are on their way to the disk
     return writer.results
 
 

@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapters.load import Adapter
     from .adapters.source import load_adapter
+    from .bases.families import described_by
     from .core.svd.triplets import top_triplets
     from .errors import (
         FormatError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from .formats.peft_config import TinyLoraConfig
+    from .ops.architecture.run import architecture
     from .ops.convert.lora import to_lora
     from .ops.convert.packed import pack
     from .ops.convert.peft import to_peft
@@ -53,7 +55,9 @@ _HOMES = {
     "TinyLoraError": "errors",
     "UndeterminedError": "errors",
     "UnsupportedError": "errors",
+    "architecture": "ops.architecture.run",
     "count": "ops.create.count",
+    "described_by": "bases.families",
     "draw_projection": "ops.project",
     "factor": "ops.factor",
     "init": "ops.create.init",
@@ -78,7 +82,9 @@ __all__ = [
     "TinyLoraError",
     "UndeterminedError",
     "UnsupportedError",
+    "architecture",
     "count",
+    "described_by",
     "draw_projection",
     "factor",
     "init",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,8 +42,9 @@ def embedding_scale(
     UndeterminedError
         If that depends on the release of transformers, or on a configuration, that isn't known.
     """
-    scaling = adapter.architecture.scaling(module, release) if adapter.architecture else None
+    width = adapter.modules[module].in_features
+    scaling = adapter.architecture.scaling(module, width, release) if adapter.architecture else None
     if scaling is None:
         return 1.0
-    root = math.sqrt(adapter.modules[module].in_features)
-    return float(np.float32(root).astype(dtype)) if as_buffer or scaling == "buffer" else root
+    rounded = as_buffer or scaling.held == "buffer"
+    return float(np.float32(scaling.factor).astype(dtype)) if rounded else scaling.factor

@@ -1,108 +1,130 @@
-"""What a model's architecture says of its modules: their order, types, stored names and ties.
+"""What a model's architecture says of its modules: their order, types, stored names, ties and scales.
 
 PEFT numbers targeted modules in the order of `model.named_modules()`, which no file of an adapter or a base holds.
-The data come from transformers itself, through scripts/make_architectures.py, and say from which releases: one of each
-generation of names, since transformers 5 fuses experts and renames modules that adapters made under 4 know by their old
-names. transformers isn't needed here.
+The data come from transformers itself (see `bases.families`) and say from which releases: one of each generation of
+names, since transformers 5 fuses experts and renames modules that adapters made under 4 know by their old names.
+transformers isn't needed here. What no data knows isn't guessed: it is None, or an error.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal
 
-from ..errors import UndeterminedError
-from ..wording import argument
+from ..errors import MismatchError, UndeterminedError
+from ..wording import argument, call
+from . import families
+from .described import Described
+from .layout import KINDS, generalised
+from .ties import Tie, agreed, state_of
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 #: What the classes that PEFT's task types ask for end in.
 _TASK_CLASSES = {
-    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel"),
+    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
     "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
     "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification"),
     "TOKEN_CLS": ("ForTokenClassification",),
     "QUESTION_ANS": ("ForQuestionAnswering",),
 }
 
-Scaling = Literal["buffer", "number"]
-
-_KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding"}
-
 
 @dataclass(frozen=True, slots=True)
-class Tie:
-    """Parameters that are one tensor. `stored` is the name that save_pretrained keeps; `optional` says whether
-    `tie_word_embeddings: false` in the configuration keeps them apart."""
+class Scaling:
+    """What an embedding itself multiplies what it looks up by: `factor`, held as a "buffer" of the weight's dtype or as
+    a "number"."""
 
-    members: tuple[str, ...]
-    stored: str
-    optional: bool
-
-
-class Generation:
-    """A family's modules as one release of transformers has them.
-
-    `kinds` maps each pattern to its type, in named_modules() order; `stored` parameter patterns to those they are saved
-    under, where these differ; `inputs` and `outputs` a class to its input and output embedding, if it has one.
-    """
-
-    def __init__(self, release: str, data: Mapping[str, Any]) -> None:
-        self.release = release
-        self.kinds = {leaf[2:]: _KINDS[leaf[0]] for leaf in data["leaves"]}
-        self.stored: Mapping[str, str] = data["stored"]
-        self.fused = frozenset(data["fused"])
-        self.scaled = frozenset(data["scaled"])
-        self.scaled_if = frozenset(data["scaled_if"])
-        self.inputs: Mapping[str, str] = data["inputs"]
-        self.outputs: Mapping[str, str] = data["outputs"]
-        self._leaves_of: Mapping[str, str] = data["leaves_of"]
-        self._rank: dict[str, int] = {}
-        for pattern in self.kinds:  # in depth-first order: so a path's first leaf tells its rank among its siblings
-            parts = pattern.split(".")
-            for depth in range(1, len(parts) + 1):
-                self._rank.setdefault(".".join(parts[:depth]), len(self._rank))
-
-    def __contains__(self, class_name: object) -> bool:
-        return class_name in self._leaves_of
-
-    def leaves_of(self, class_name: str) -> frozenset[str]:
-        """The patterns of the modules that a class has, in one shape or another."""
-        patterns = list(self.kinds)
-        found: set[str] = set()
-        for part in self._leaves_of[class_name].split():
-            first, _, last = part.partition("-")
-            found.update(patterns[int(first) : int(last or first) + 1])
-        return frozenset(found)
-
-    def sort_key(self, module: str) -> tuple[tuple[int, int], ...]:
-        """Each step's rank among its siblings, and its number: `layers.2` comes before `layers.10`."""
-        key, path = [], ""
-        for part in module.split("."):
-            path = f"{path}.{part}" if path else part
-            key.append((self._rank[generalised(path)], int(part) if part.isdigit() else 0))
-        return tuple(key)
+    held: Literal["buffer", "number"]
+    factor: float
 
 
-@dataclass(frozen=True, slots=True)
 class Architecture:
     """A model family, such as "qwen2", and the class that a checkpoint names ("" where it names none).
 
-    `scale_embedding` is what config.json says under that name: None where no configuration is at hand.
+    Parameters
+    ----------
+    data : mapping
+        A family's data, of `bases.families`.
+    class_name : str
+    config : mapping, optional
+        The base's config.json; None where it isn't at hand, so that what it would say isn't known.
+
+    Attributes
+    ----------
+    model_type, class_name : str
+    transformers : tuple of str
+        The releases that know the family, newest first.
     """
 
-    model_type: str
-    class_name: str
-    base_model_prefix: str
-    tied_by_default: bool
-    transformers: tuple[str, ...]
-    scale_embedding: bool | None
-    _generations: tuple[Generation, ...]
-    _ties: tuple[Tie, ...]
+    def __init__(self, data: Mapping[str, Any], class_name: str, config: Mapping[str, Any] | None) -> None:
+        self.model_type: str = data["family"]
+        self.class_name = class_name
+        self.config = config
+        self.transformers = tuple(data["releases"])
+        self._data = data
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name or self.model_type} of transformers {' and '.join(self.transformers)}>"
+
+    def of_class(self, class_name: str) -> Architecture:
+        """The same family and configuration with another class."""
+        return Architecture(self._data, class_name, self.config)
+
+    @property
+    def bare(self) -> str:
+        """The class without a head."""
+        return str(self._data["releases"][self.transformers[0]]["bare"])
+
+    @property
+    def text(self) -> str:
+        """Where the configuration has that of the text model; "" where it has none of its own."""
+        return str(self._data["releases"][self.transformers[0]].get("text", ""))
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Every class of the family by name."""
+        return tuple(dict.fromkeys(name for release in self._data["releases"].values() for name in release["classes"]))
+
+    @cached_property
+    def _named(self) -> tuple[Described, ...]:
+        """The named class in each release that has it, newest first."""
+        return tuple(self._descriptions(self.class_name))
+
+    @cached_property
+    def _others(self) -> tuple[Described, ...]:
+        names = [name for name in self.classes if name != self.class_name]
+        return tuple(one for name in names for one in self._descriptions(name))
+
+    def _descriptions(self, class_name: str) -> Iterator[Described]:
+        for release, data in self._data["releases"].items():
+            if class_name in data["classes"]:
+                yield Described(release, class_name, data["classes"][class_name])
+
+    @property
+    def _all(self) -> tuple[Described, ...]:
+        """All descriptions: of the named class first, since a checkpoint may name the bare class, and an adapter be
+        made for one with a head."""
+        return (*self._named, *self._others)
+
+    def described(self, release: str | None = None) -> Described:
+        """The class as a major release of transformers has it ("4" or "5"), or as the newest that knows it.
+
+        Raises
+        ------
+        UndeterminedError
+            If none has such a class, or no class is named.
+        """
+        for one in self._named:
+            if one.release.startswith(release or ""):
+                return one
+        what = f"transformers {release or ''}".rstrip() + f" has no class {self.class_name!r} of {self.model_type}"
+        if not self.class_name:
+            what = f"no class of {self.model_type} is named, which would tell its modules"
+        raise UndeterminedError(
+            what, hint=f"Name the class in the base's config.json, under architectures. {way_out()}"
+        )
 
     def sort_modules(self, modules: Iterable[str]) -> list[str]:
         """Modules in the order of named_modules().
@@ -113,184 +135,237 @@ class Architecture:
             If no release of transformers knows all of them, or two do and disagree.
         """
         names = list(modules)
-        patterns = {generalised(name) for name in names}
-        knowing = [generation for generation in self._generations if patterns <= generation.kinds.keys()]
-        if not knowing:
-            newest = self._generations[0].kinds
-            unknown = [name for name in names if generalised(name) not in newest]
-            raise UndeterminedError(
-                f"transformers' {self.model_type} has no module {unknown[0]}"
-                + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
-                hint=order_hint(),
-            )
-        orders = [sorted(names, key=generation.sort_key) for generation in knowing]
-        for generation, order in zip(knowing[1:], orders[1:], strict=True):
+        renamed = {name: self._current(name) for name in names}
+        patterns = {generalised(name) for name in renamed.values()}
+        for group in (self._named, self._others):
+            knowing = [one for one in group if patterns <= one.layout.letters.keys()]
+            orders = [sorted(names, key=lambda name: one.layout.sort_key(renamed[name])) for one in knowing]
+            if orders:
+                self._require_one(knowing, orders)
+                return orders[0]
+        raise self._unknown([name for name in names if not self._knows(renamed[name])] or names)
+
+    def _require_one(self, knowing: Sequence[Described], orders: Sequence[list[str]]) -> None:
+        for one, order in zip(knowing[1:], orders[1:], strict=True):
             if order != orders[0]:
+                first = f"transformers {knowing[0].release} and {one.release}"
+                if one.release == knowing[0].release:
+                    first = f"{knowing[0].name} and {one.name} of transformers {one.release}"
                 raise UndeterminedError(
-                    f"transformers {knowing[0].release} and {generation.release} order these modules of "
-                    f"{self.model_type} differently",
+                    f"{first} order these modules of {self.model_type} differently",
                     hint=f"Say with {argument('module_order', ...)} which order the adapter was trained with.",
                 )
-        return orders[0]
 
-    def generation(self, release: str | None = None) -> Generation:
-        """The class's family as a major release of transformers has it ("4" or "5"), or as the newest that knows it.
+    def _unknown(self, unknown: Sequence[str]) -> UndeterminedError:
+        return UndeterminedError(
+            f"transformers' {self.model_type} has no module {unknown[0]}"
+            + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
+            hint=order_hint(),
+        )
 
-        Raises
-        ------
-        UndeterminedError
-            If none has such a class, or no class is named.
-        """
-        for generation in self._generations:
-            if self.class_name in generation and generation.release.startswith(release or ""):
-                return generation
-        what = f"transformers {release or ''}".rstrip() + f" has no class {self.class_name!r} of {self.model_type}"
-        if not self.class_name:
-            what = f"no class of {self.model_type} is named, which would tell its modules"
-        raise UndeterminedError(what, hint="Name the class in the base's config.json, under architectures.")
+    def _knows(self, module: str) -> bool:
+        return any(one.has(module) for one in self._all)
 
-    def kinds_elsewhere(self, generation: Generation) -> set[str]:
-        """Patterns of modules that other releases have, and this one hasn't."""
-        return {pattern for other in self._generations for pattern in other.kinds} - generation.kinds.keys()
+    def _current(self, module: str) -> str:
+        """A module's name in a release that the data know: older ones had some models under the names that their
+        checkpoints still have."""
+        if self._knows(module):
+            return module
+        names = (name for one in self._all for name in one.renaming.parameters(f"{module}.weight"))
+        return next((n for name in names if self._knows(n := name.removesuffix(".weight"))), module)
 
-    @property
-    def all_ties(self) -> tuple[Tie, ...]:
-        return self._ties
+    def elsewhere(self, here: Described) -> set[str]:
+        """Patterns of modules that the class has in other releases, and not in this one."""
+        return {pattern for one in self._named for pattern in one.layout.letters} - here.layout.letters.keys()
 
     def kind(self, module: str) -> str | None:
         """ "Linear", "Conv1D" or "Embedding"; None for a module that isn't known to be one."""
-        pattern = generalised(module)
-        return next((g.kinds[pattern] for g in self._generations if pattern in g.kinds), None)
+        letter = self._letter(module)
+        return KINDS[letter] if letter else None
+
+    def is_plain(self, module: str) -> bool:
+        """Whether the module's forward is its kind's, perhaps scaled, and nothing else."""
+        return (self._letter(module) or "L").isupper()
+
+    def _letter(self, module: str) -> str | None:
+        pattern = generalised(self._current(module))
+        return next((one.layout.letters[pattern] for one in self._all if pattern in one.layout), None)
 
     def stored_keys(self, parameter: str) -> list[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,
         with the prefix of the bare model's class added or left out."""
-        keys = [key for g in self._generations if (key := _renamed(parameter, g.stored)) is not None]
-        keys.append(parameter)
-        prefix = f"{self.base_model_prefix}."
-        if prefix != ".":
-            keys += [key.removeprefix(prefix) if key.startswith(prefix) else prefix + key for key in keys]
-        return list(dict.fromkeys(keys))
+        module, _, last = parameter.rpartition(".")
+        current = f"{self._current(module)}.{last}" if module else parameter
+        keys = [key for one in self._all for key in one.stored_keys(current)]
+        return list(dict.fromkeys([*keys, parameter]))
 
     def fused(self, parameter: str) -> bool:
-        """Whether the parameter is several stored tensors in one, as transformers 5 holds experts."""
+        """Whether no single tensor is stored for a parameter: transformers 5 holds experts in one, for example."""
         pattern = generalised(parameter)
-        return any(pattern in generation.fused for generation in self._generations)
+        return any(pattern in one.fused for one in self._all)
 
-    def scaling(self, module: str, release: str | None = None) -> Scaling | None:
-        """What an embedding itself multiplies by sqrt(hidden_size) with, under a major release of transformers ("4" or
-        "5") or under each; None where it doesn't: a "buffer" of the weight's dtype, or a "number".
+    def scaling(self, module: str, width: int, release: str | None = None) -> Scaling | None:
+        """What an embedding itself multiplies what it looks up by, under a major release of transformers ("4" or "5")
+        or under each; None where it doesn't.
+
+        Parameters
+        ----------
+        module : str
+        width : int
+            Of the embedding.
+        release : str, optional
 
         Raises
         ------
         UndeterminedError
             If that depends on a release, or on a configuration, that isn't known.
         """
-        pattern = generalised(module)
-        knowing = [g for g in self._generations if pattern in g.kinds and g.release.startswith(release or "")]
-        if any(pattern in g.scaled_if for g in knowing):
-            if self.scale_embedding is None:
-                raise UndeterminedError(
-                    f"{module} may be scaled by sqrt(hidden_size), which the base's config.json says",
-                    hint=f"Name the base's directory with {argument('base')}.",
-                )
-            return "number" if self.scale_embedding else None
-        found = {pattern in g.scaled for g in knowing}
+        module = self._current(module)
+        knowing = [one for one in self._all if one.has(module) and one.release.startswith(release or "")]
+        found = {self._scaling(one.scales.get(generalised(module)), module, width) for one in knowing}
         if len(found) > 1:
             raise UndeterminedError(
-                f"{module} is scaled by sqrt(hidden_size): by itself under transformers 5, where PEFT adds the update "
-                "behind that, and by the model under 4, so the update depends on where the adapter was trained",
+                f"{module} is scaled by itself under one release of transformers, where PEFT adds the update behind "
+                "that, and by the model under another, so the update depends on where the adapter was trained",
                 hint=f"Say under which with {argument('release', '4')} or {argument('release', '5')}.",
             )
-        return "buffer" if found == {True} else None
+        return found.pop() if found else None
+
+    def _scaling(self, scale: Mapping[str, Any] | None, module: str, width: int) -> Scaling | None:
+        if scale is None:
+            return None
+        if "if" in scale and not self._entry(scale["if"], module, scale["default"]):
+            return None
+        if "value" in scale:
+            return Scaling(scale["as"], float(scale["value"]))
+        if scale.get("root_of") == "width":
+            return Scaling(scale["as"], math.sqrt(width))
+        if "root_of" in scale:
+            return Scaling(scale["as"], math.sqrt(self._entry(scale["root_of"], module, None)))
+        return Scaling(scale["as"], float(self._entry(scale["value_of"], module, None)))
+
+    def _entry(self, path: str, module: str, default: Any) -> Any:
+        """An entry of the configuration, such as `text_config.scale_embedding`; the default where it is absent."""
+        value: Any = self.config
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        value = default if value is None and self.config is not None else value
+        if value is None:
+            raise UndeterminedError(
+                f"{module} may be scaled, which {path} in the base's config.json says",
+                hint=f"Name the base's directory with {argument('base')}.",
+            )
+        return value
+
+    @cached_property
+    def all_ties(self) -> tuple[Tie, ...]:
+        """The ties of the class. A bare model, or a class that isn't known, may be meant for any head: the largest
+        group of each tensor comes first."""
+        if self._named and self.class_name != self.bare:
+            return self._agreed(self._named)
+        of_classes = (self._agreed(tuple(self._descriptions(name))) for name in self.classes)
+        return tuple(sorted((tie for ties in of_classes for tie in ties), key=lambda tie: -len(tie.members)))
+
+    def _agreed(self, descriptions: Sequence[Described]) -> tuple[Tie, ...]:
+        config = self.config or {}
+        texts = {release: data.get("text", "") for release, data in self._data["releases"].items()}
+        return agreed([(state_of(config, texts[one.release]), one.ties) for one in descriptions])
 
     def ties(self, parameter: str) -> Tie | None:
-        """The group that a parameter, by its name in the model, is tied in."""
-        return next((tie for tie in self._ties if parameter in tie.members), None)
+        """The group that a parameter, by its name in the model, is tied in: one that holds, if there is one."""
+        having = [tie for tie in self.all_ties if parameter in tie.members]
+        holding = (tie for tie in having if tie.holds is not False)
+        return next(holding, having[0] if having else None)
+
+    def in_float32(self, parameter: str, dtype: str, release: str | None = None) -> bool:
+        """Whether transformers loads a parameter in float32 though it is stored in a 16-bit dtype ("bfloat16" or
+        "float16"), as it does with some that lose too much there."""
+        knowing = [one for one in self._all if one.may_have(parameter) and one.release.startswith(release or "")]
+        return bool(knowing) and knowing[0].in_float32(parameter, dtype)
+
+
+def way_out() -> str:
+    """How to go on where the data don't know a model."""
+    return (
+        f"Where the installed transformers knows the model, describe it with {call('architecture', 'BASE', 'FILE')} "
+        f"and use {call('described_by', 'FILE')}."
+    )
 
 
 def order_hint(which: str = "the targeted modules") -> str:
     """How to give an order that no file tells."""
-    return f"Give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one name a line."
-
-
-def generalised(name: str) -> str:
-    """A name with its numbers replaced by `*`."""
-    return _NUMBER.sub("*", name)
-
-
-def _renamed(parameter: str, stored: Mapping[str, str]) -> str | None:
-    pattern = stored.get(generalised(parameter))
-    if pattern is None:
-        return None
-    numbers = iter(_NUMBER.findall(parameter))
-    return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
+    return (
+        f"{way_out()} Or give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one "
+        "name a line."
+    )
 
 
 def for_task(architecture: Architecture, task_type: str) -> Architecture | None:
     """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none, or PEFT hasn't."""
-    family = _data()["families"][architecture.model_type]
     if task_type == "FEATURE_EXTRACTION":
-        return _architecture(architecture.model_type, family["bare"], architecture.scale_embedding)
+        return architecture.of_class(architecture.bare)
     endings = _TASK_CLASSES.get(task_type, ())
     if architecture.class_name.endswith(endings):
         return architecture
-    name = next((name for ending in endings for name in family["classes"] if name.endswith(ending)), None)
-    return _architecture(architecture.model_type, name, architecture.scale_embedding) if name else None
-
-
-def known_model_types() -> list[str]:
-    """Every `model_type` in the data."""
-    return sorted(_data()["families"])
+    name = next((name for ending in endings for name in architecture.classes if name.endswith(ending)), None)
+    return architecture.of_class(name) if name else None
 
 
 def from_config(config: Mapping[str, Any]) -> Architecture | None:
-    """The architecture that a config.json names, by its model_type, else by its class; None if it isn't known."""
+    """The architecture that a config.json names, by its model_type, else by its class, or that a given architecture
+    file describes; None if it isn't known, or if an inner model is of a type that its classes weren't built with.
+
+    Raises
+    ------
+    MismatchError
+        If the architecture file is another model's.
+    """
     names = config.get("architectures")
     class_name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     model_type = config.get("model_type")
-    scale_embedding = bool(config.get("scale_embedding"))
-    if isinstance(model_type, str) and model_type in _data()["families"]:
-        return _architecture(model_type, class_name, scale_embedding)
-    return from_class_name(class_name, scale_embedding)
+    if (described := families.given()) is not None:
+        return _described(described, model_type, class_name, config)
+    data = families.family(model_type) if isinstance(model_type, str) else None
+    if data is None:
+        known = families.family_of_class(class_name) if class_name else None
+        data = families.family(known) if known else None
+    if data is None or not _same_inside(config, data):
+        return None
+    return Architecture(data, class_name, config)
 
 
-def from_class_name(name: str, scale_embedding: bool | None = None) -> Architecture | None:
-    """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known."""
-    for model_type, family in _data()["families"].items():
-        if name in family["classes"]:
-            return _architecture(model_type, name, scale_embedding)
-    return None
+def _described(
+    data: Mapping[str, Any], model_type: Any, class_name: str, config: Mapping[str, Any] | None
+) -> Architecture:
+    """What an architecture file says of a model."""
+    if isinstance(model_type, str) and model_type != data["family"]:
+        raise MismatchError(
+            f"the architecture file describes a model of type {data['family']!r}, config.json says {model_type!r}",
+            hint=f"Make one of the base itself with {call('architecture', 'BASE', 'FILE')}.",
+        )
+    found = Architecture(data, class_name, config)
+    return found if class_name in found.classes else found.of_class(found.classes[0])
 
 
-@lru_cache(maxsize=1)
-def _data() -> dict[str, Any]:
-    text = (Path(__file__).parents[1] / "data" / "architectures.json").read_text("utf-8")
-    data: dict[str, Any] = json.loads(text)
-    return data
+def _same_inside(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    expected: Mapping[str, Any] = next(iter(data["releases"].values())).get("inner", {})
+    for path, types in expected.items():
+        value: Any = config
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and value not in types:
+            return False
+    return True
 
 
-@lru_cache(maxsize=8)
-def _architecture(model_type: str, class_name: str, scale_embedding: bool | None) -> Architecture:
-    family = _data()["families"][model_type]
-    return Architecture(
-        model_type=model_type,
-        class_name=class_name,
-        base_model_prefix=family["prefix"],
-        tied_by_default=family["tied_by_default"],
-        transformers=tuple(_data()["transformers"]),
-        scale_embedding=scale_embedding,
-        _generations=tuple(Generation(release, data) for release, data in family["generations"].items()),
-        _ties=_ties_of(family, class_name),
-    )
+def from_class_name(name: str) -> Architecture | None:
+    """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known. Of a configuration
+    nothing is known."""
+    if (described := families.given()) is not None:
+        return _described(described, None, name, None)
+    known = families.family_of_class(name)
+    data = families.family(known) if known else None
+    return Architecture(data, name, None) if data else None
 
 
-def _ties_of(family: Mapping[str, Any], class_name: str) -> tuple[Tie, ...]:
-    """The ties of a class. A bare model, or a class that isn't known, may be meant for any head: the largest group of
-    each tensor counts."""
-    of_class: Mapping[str, list[dict[str, Any]]] = family["ties"]
-    if class_name in family["classes"] and class_name != family["bare"]:
-        groups = of_class.get(class_name, [])
-    else:
-        groups = sorted((g for groups in of_class.values() for g in groups), key=lambda group: -len(group["members"]))
-    return tuple(Tie(tuple(g["members"]), g["stored"], g["optional"]) for g in groups)
+known_model_types = families.known_model_types

@@ -38,8 +38,9 @@ class Base:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What config.json names; None where that isn't known, or nothing is named."""
-        return from_config(self.config) if self.config else None
+        """What config.json names, or a given architecture file describes; None where that isn't known, or nothing is
+        named."""
+        return from_config(self.config or {})
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,10 @@ from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import TensorInfo
 from ..wording import argument
-from .architecture import Architecture, Generation, for_task, generalised, order_hint
+from .architecture import Architecture, for_task, order_hint
 from .base import Base
+from .layout import KINDS, generalised
 from .quantization import refuse_quantized
-from .tensor_names import is_tied
-
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 #: Last parts of names that are embeddings by convention, where no architecture tells.
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")
@@ -107,72 +104,37 @@ def model_modules(
     """
     if architecture is None:
         return _by_name(base, module_order)
-    generation = architecture.generation(release)
-    leaves = generation.leaves_of(architecture.class_name)
-    elsewhere = architecture.kinds_elsewhere(generation)
+    here = architecture.described(release)
+    elsewhere = architecture.elsewhere(here)
     parameters = {
         parameter: key
-        for parameter, key in _parameters(base.shard_of, architecture, generation, leaves).items()
+        for parameter, key in here.parameters_of(base.shard_of).items()
         if generalised(parameter.rpartition(".")[0]) not in elsewhere  # experts that this release fuses, say
-        and not _past_the_last_layer(parameter, architecture, base.config or {})
+        and not _past_the_last_layer(parameter, here.prefix, base.config or {})
     }
-    tied = is_tied(dict(base.config or {}), architecture)
     for tie in architecture.all_ties:
         present = [member for member in tie.members if member in parameters]
-        if present and (tied or not tie.optional):
+        if present and (tie.holds is not False or not tie.optional):
             key = parameters[tie.stored if tie.stored in parameters else present[0]]
-            absent = (m for m in tie.members if generalised(m.rpartition(".")[0]) in leaves)
+            absent = (m for m in tie.members if here.has(m.rpartition(".")[0]))
             parameters |= {member: key for member in absent if member not in parameters}
     found = {}
     for parameter, key in parameters.items():
         name = parameter.removesuffix(".weight")
-        if parameter.endswith(".weight") and generalised(name) in leaves and len(base.info(key).shape) == 2:
-            found[name] = Module(name, generation.kinds[generalised(name)], base.info(key))
-    order = list(module_order) if module_order is not None else sorted(found, key=generation.sort_key)
+        if parameter.endswith(".weight") and here.has(name) and len(base.info(key).shape) == 2:
+            found[name] = Module(name, KINDS[here.layout.letters[generalised(name)]], base.info(key))
+    order = list(module_order) if module_order is not None else sorted(found, key=here.layout.sort_key)
     modules = {name: found[name] for name in _checked(order, found, base)}
-    name = architecture.class_name
-    ends = generation.inputs.get(name), generation.outputs.get(name)
-    return ModelModules(modules, parameters, *ends, architecture, ordered=True)
+    return ModelModules(modules, parameters, here.input, here.output, architecture, ordered=True)
 
 
-def _parameters(
-    keys: Iterable[str], architecture: Architecture, generation: Generation, leaves: frozenset[str]
-) -> dict[str, str]:
-    """Parameters by their names in the model: from_pretrained's renaming, turned round."""
-    renamed: dict[str, list[str]] = {}
-    for parameter, stored in generation.stored.items():
-        renamed.setdefault(stored, []).append(parameter)
-    prefix = f"{architecture.base_model_prefix}."
-    keys = list(keys)
-    saved_with_head = prefix != "." and any(key.startswith(prefix) for key in keys)
-    has_prefix = any(leaf.startswith(prefix) for leaf in leaves)
-    found: dict[str, str] = {}
-    for key in keys:
-        name = key
-        if has_prefix and not saved_with_head:
-            name = prefix + key
-        elif saved_with_head and not has_prefix:
-            if not key.startswith(prefix):
-                continue  # the head, which a bare model hasn't
-            name = key.removeprefix(prefix)
-        for pattern in renamed.get(generalised(name), [generalised(name)]):
-            found.setdefault(_filled(pattern, name), key)
-    return found
-
-
-def _past_the_last_layer(parameter: str, architecture: Architecture, config: Mapping[str, object]) -> bool:
+def _past_the_last_layer(parameter: str, prefix: str, config: Mapping[str, object]) -> bool:
     """Whether a parameter is in a layer that from_pretrained doesn't load: DeepSeek-V3's for multi-token prediction
     comes after the num_hidden_layers of its model."""
     layers = config.get("num_hidden_layers")
-    first, _, rest = parameter.removeprefix(f"{architecture.base_model_prefix}.").partition(".")
+    first, _, rest = parameter.removeprefix(f"{prefix}.").partition(".")
     number = rest.partition(".")[0]
     return first == "layers" and isinstance(layers, int) and number.isdigit() and int(number) >= layers
-
-
-def _filled(pattern: str, name: str) -> str:
-    """A pattern with its `*` replaced by the numbers in a name."""
-    numbers = iter(_NUMBER.findall(name))
-    return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
 
 
 def is_embedding_by_name(module: str) -> bool:

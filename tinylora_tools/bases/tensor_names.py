@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import same_values
-from .architecture import Architecture, Tie
+from .architecture import Architecture, way_out
+from .ties import FLAG, Tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +28,13 @@ class TiedGroup:
     optional: bool
 
 
-def is_tied(config: dict[str, object] | None, architecture: Architecture | None) -> bool:
-    """Whether the configuration ties word embeddings."""
-    default = architecture.tied_by_default if architecture else False
-    return bool((config or {}).get("tie_word_embeddings", default))
-
-
 def in_numbered_layer(module: str) -> bool:
     """Whether a module is inside one of the layers that a model numbers, such as `model.layers.3.mlp.up_proj`."""
     return any(part.isdigit() for part in module.split(".")[:-1])
 
 
-def _not_known(config: Mapping[str, object]) -> str:
+def not_known(config: Mapping[str, object]) -> str:
+    """What to say of a base whose architecture the data lack."""
     kind = config.get("model_type")
     return f"the architecture {kind!r} isn't known" if kind else "no config.json tells the architecture"
 
@@ -44,11 +42,20 @@ def _not_known(config: Mapping[str, object]) -> str:
 def unknown_module(module: str, config: Mapping[str, object], where: Path) -> UndeterminedError:
     """What to say of an embedding or a head, as it may be, of an architecture that isn't known."""
     return UndeterminedError(
-        f"{module}: {_not_known(config)}, and with it whether this is an embedding or a head, whether its weight is "
+        f"{module}: {not_known(config)}, and with it whether this is an embedding or a head, whether its weight is "
         "tied to another and whether it scales what it looks up: the update depends on all three",
         where=where,
-        hint="Merge it with PEFT under the transformers that knows the model, or train an adapter that leaves "
-        "embeddings and heads out.",
+        hint=way_out(),
+    )
+
+
+def not_plain(module: str, architecture: Architecture, where: Path) -> UnsupportedError:
+    """What to say of a module that does more than its kind."""
+    return UnsupportedError(
+        f"{module}: its forward in transformers' {architecture.model_type} isn't that of a plain "
+        f"{architecture.kind(module)}, and PEFT adds the update behind it, so no weight has its effect",
+        where=where,
+        hint="Serve it with PEFT, or train an adapter that leaves this module out.",
     )
 
 
@@ -61,7 +68,6 @@ class BaseNames:
     def __init__(self, base: Checkpoint, architecture: Architecture | None) -> None:
         self.base = base
         self.architecture = architecture
-        self.tied = is_tied(dict(base.config or {}), architecture)
         self.notes: list[str] = []
         self._groups: dict[Tie, TiedGroup | None] = {}
         self._twice = {
@@ -96,7 +102,7 @@ class BaseNames:
 
     def _group(self, parameter: str) -> TiedGroup:
         tie = self.architecture.ties(parameter) if self.architecture else None
-        if tie is not None and (self.tied or (not tie.optional and self._own(parameter) is None)):
+        if tie is not None and self._holds(tie, parameter):
             group = self._tied(tie)
             if group is not None and parameter in group.members:
                 return group
@@ -105,6 +111,27 @@ class BaseNames:
             raise self._refusal(parameter)
         return TiedGroup(key, {parameter: key}, optional=True)
 
+    def _holds(self, tie: Tie, parameter: str) -> bool:
+        """Whether a parameter is tied: as the configuration says; where releases read that differently, or it can't be
+        undone, as what is stored says.
+
+        Raises
+        ------
+        UndeterminedError
+            If that says nothing.
+        """
+        if tie.holds is None and self._own(parameter) is not None:
+            others = {self._own(member) for member in tie.members} - {None, self._own(parameter)}
+            if any(self._same(other, self._own(parameter) or "") for other in others if other is not None):
+                raise UndeterminedError(
+                    f"{' and '.join(tie.members)} are stored with the same values, and one release of transformers "
+                    "takes them for one tensor by this config.json, another for two",
+                    where=self.base.path,
+                    hint="Say with tie_word_embeddings in config.json, at the top and in text_config, which they are.",
+                )
+            return not others
+        return tie.holds is not False or (not tie.optional and self._own(parameter) is None)
+
     def require_known(self, module: str) -> None:
         """Raise UndeterminedError for a module of which nobody knows whether its weight is tied to another, or whether
         it scales what it looks up, as embeddings and heads may: where the architecture isn't known, and the module is
@@ -112,10 +139,51 @@ class BaseNames:
         if self.architecture is None and not in_numbered_layer(module):
             raise unknown_module(module, dict(self.base.config or {}), self.base.path)
 
+    def require_updatable(self, module: str) -> None:
+        """Raise where no weight can be known to have the effect of a module's update.
+
+        Raises
+        ------
+        UndeterminedError
+            If nobody knows what the module is (see `require_known`).
+        UnsupportedError
+            If it does more than its kind: PEFT adds its update behind that.
+        """
+        self.require_known(module)
+        if self.architecture is None:
+            return
+        if self.architecture.kind(module) is None and not in_numbered_layer(module):
+            raise UndeterminedError(
+                f"{module}: transformers' {self.architecture.model_type} has no such Linear, Conv1D or Embedding, so "
+                "whether its weight is tied to another, or scaled, isn't known",
+                where=self.base.path,
+                hint=way_out(),
+            )
+        if not self.architecture.is_plain(module):
+            raise not_plain(module, self.architecture, self.base.path)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the configuration ties anything."""
+        return any(tie.holds is not False for tie in (self.architecture.all_ties if self.architecture else ()))
+
     def tied_groups(self) -> list[TiedGroup]:
         """All that the class ties, as far as the checkpoint has it."""
         ties = self.architecture.all_ties if self.architecture else ()
-        return [group for tie in ties if (group := self._tied(tie)) is not None]
+        return [group for tie in ties if tie.holds is not False and (group := self._tied(tie)) is not None]
+
+    def untied_config(self) -> dict[str, Any]:
+        """The entries of config.json that keep all ties apart: the flag at the top, and where the text model has a
+        configuration of its own, there."""
+        text = self.architecture.text if self.architecture else ""
+        entries: dict[str, Any] = {FLAG: False}
+        if text:
+            first, *rest = text.split(".")
+            entries[first] = inner = copy.deepcopy((self.base.config or {}).get(first) or {})
+            for part in rest:
+                inner = inner.setdefault(part, {})
+            inner[FLAG] = False
+        return entries
 
     def _tied(self, tie: Tie) -> TiedGroup | None:
         """The members of a tie; without those that the checkpoint stores with other values, which transformers 5 then
@@ -130,7 +198,7 @@ class BaseNames:
         same = {}
         for member, key in members.items():
             if key is None or key == stored or self._same(key, stored):
-                same[member] = key or self._name_like(member, stored)
+                same[member] = key or self._name_like(member)
             else:
                 self.notes.append(
                     f"{key} and {stored} are stored with different values, though the configuration ties them: they "
@@ -156,13 +224,13 @@ class BaseNames:
         candidates = [parameter, shorter, *(longer if len(longer) == 1 else [])]
         return next((key for key in candidates if key in self.base), None)
 
-    def _name_like(self, member: str, stored: str) -> str:
-        """A name for a tensor that the checkpoint leaves out: in the same style as one that it has."""
+    def _name_like(self, member: str) -> str:
+        """A name for a tensor that the checkpoint leaves out: one that stands beside others that it has."""
+        containers = {key.rpartition(".")[0].rpartition(".")[0] for key in self.base.shard_of}
+        above = {c[:end] for c in containers for end in range(len(c) + 1) if c[end : end + 1] in {"", "."}} | {""}
         candidates = self.architecture.stored_keys(member) if self.architecture else [member]
-        prefix = f"{self.architecture.base_model_prefix}." if self.architecture else ""
-        if prefix != "." and member.startswith(prefix) and not stored.startswith(prefix):
-            return next((key for key in candidates if not key.startswith(prefix)), member)
-        return candidates[0]
+        beside = (key for key in candidates if key.rpartition(".")[0].rpartition(".")[0] in above)
+        return next(beside, candidates[0])
 
     def _refusal(self, parameter: str) -> TinyLoraError:
         where = self.base.path
@@ -182,10 +250,10 @@ class BaseNames:
         if self.architecture is None:
             return UndeterminedError(
                 f"the checkpoint has no tensor for {parameter}, which the adapter changes, and "
-                f"{_not_known(self.base.config or {})}, which would say whether it is tied to another or stored under "
+                f"{not_known(self.base.config or {})}, which would say whether it is tied to another or stored under "
                 "another name",
                 where=where,
-                hint="If this is the adapter's base, merge them with PEFT under the transformers that knows the model.",
+                hint=f"If this is the adapter's base: {way_out()}",
             )
         return MismatchError(
             f"the checkpoint has no tensor for {parameter}, which the adapter changes",

@@ -30,6 +30,7 @@ COMMANDS = {
     "verify-base": ("verify_base", "Verify that an adapter's factors belong to a base."),
     "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
+    "architecture": ("architecture", "Describe a base's model from the installed transformers."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
 

@@ -139,11 +139,34 @@ base_option: Decorator = click.option(
     metavar="DIR",
     help="The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, if at hand.",
 )
-module_order_option: Decorator = click.option(
-    "--module-order",
-    type=SOURCE,
-    metavar="FILE",
-    help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
+
+
+def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--architecture: the model of a description is known while the command runs."""
+
+    @wraps(function)
+    def run(*arguments: Any, architecture: Path | None, **given: Any) -> Any:
+        from ..bases.families import described_by
+
+        with described_by(architecture):
+            return function(*arguments, **given)
+
+    return click.option(
+        "--architecture",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="What `tinylora architecture` wrote of the base's model: for models that the data lack.",
+    )(run)
+
+
+module_order_option: Decorator = all_of(
+    architecture_option,
+    click.option(
+        "--module-order",
+        type=SOURCE,
+        metavar="FILE",
+        help="Targeted modules in the order of model.named_modules(), one name a line: for unknown architectures.",
+    ),
 )
 device_option: Decorator = click.option(
     "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, mps, xpu, ..."

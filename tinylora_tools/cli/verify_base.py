@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, base_option, device_option, output_options, threads_option
+from .options import SOURCE, architecture_option, base_option, device_option, output_options, threads_option
 from .output import Output, new_table, plural, print_table, printable
 from .process import keep_freed_memory
 
@@ -25,6 +25,7 @@ _SAID = {
 @click.command("verify-base")
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @base_option
+@architecture_option
 @device_option
 @threads_option
 @output_options

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
-from ...bases.tensor_names import in_numbered_layer, unknown_module
+from ...bases.architecture import way_out
+from ...bases.tensor_names import in_numbered_layer, not_plain, unknown_module
 from ...core.lowrank import left_factor
 from ...errors import MismatchError, UndeterminedError, UnsupportedError
 from ...formats.lora_adapter import config_json, factor_keys
@@ -107,8 +108,11 @@ def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> dict[str, str]:
     if unknown:
         raise UndeterminedError(
             f"transformers' {known.model_type} has no module {unknown[0]}, so its type isn't known",
-            hint=f"Name the adapter's own base with {argument('base')}.",
+            hint=f"Name the adapter's own base with {argument('base')}. {way_out()}",
         )
+    unlike = next((module for module in modules if not known.is_plain(module)), None)
+    if unlike is not None:
+        raise not_plain(unlike, known, loaded[0].path)
     return {module: kind for module, kind in found.items() if kind is not None}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ...bases.architecture import Architecture
 from ...bases.base import Base
-from ...bases.tensor_names import is_tied
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import TensorFile, TensorInfo
 
@@ -120,7 +119,7 @@ def _ties(checkpoint: Checkpoint, architecture: Architecture | None, config: dic
         if any(character.isdigit() for character in name):
             continue  # no known architecture ties tensors of its numbered layers
         tie = architecture.ties(name)
-        if tie is not None and (not tie.optional or is_tied(config, architecture)):
+        if tie is not None and tie.holds is not False:
             groups[tie.members] = list(tie.members)
     return list(groups.values())
 

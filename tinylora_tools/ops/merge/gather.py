@@ -50,7 +50,7 @@ def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | No
     for module, R in projected_vectors(adapter, scale).items():
         parts, parameter = adapter.modules[module], f"{module}.weight"
         stored = names.group(parameter).stored
-        names.require_known(module)
+        names.require_updatable(module)
         refuse_packed(names.base, stored)
         dtype = numpy_dtype(names.base.info(stored).dtype)
         replaced = adapter.header.replaced.get(parameter)

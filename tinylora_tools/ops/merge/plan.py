@@ -7,7 +7,6 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ...adapters.load import Adapter
 from ...bases.base import Base
@@ -58,7 +57,7 @@ def plan_merge(
     changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
     files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
-    config: dict[str, Any] = {"tie_word_embeddings": False} if settled.tied == "untied" else {}
+    config = names.untied_config() if settled.tied == "untied" else {}
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)

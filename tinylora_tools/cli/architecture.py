@@ -1,0 +1,55 @@
+"""`tinylora architecture`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import SOURCE, force_option, output_option, output_options
+from .output import Output, plural, printable
+
+if TYPE_CHECKING:
+    from ..ops.architecture.run import ArchitectureReport
+
+
+@click.command("architecture")
+@click.argument("base", type=SOURCE, metavar="BASE")
+@output_option("FILE", "Write the description here, for the other commands' --architecture.", required=False)
+@click.option("--trust-remote-code", is_flag=True, help="Run code that BASE brings along. Only if you trust it.")
+@force_option
+@output_options
+def command(base: str, output: Path | None, trust_remote_code: bool, force: bool, out: Output) -> None:
+    """Describe BASE's model as the installed transformers has it.
+
+    For models that the data of this release lack: the order and kinds of the modules, what they are called in the
+    checkpoint, which weights are tied and which embeddings scaled. The model is built without weights, in seconds.
+    Needs transformers.
+
+    \b
+    Examples:
+      tinylora architecture models/Mine-7B -o mine.json
+      tinylora merge adapter --base models/Mine-7B --architecture mine.json
+    """
+    from ..ops.architecture.run import architecture
+
+    report = architecture(base, output, trust_remote_code=trust_remote_code, force=force)
+    out.report(report, _render)
+
+
+def _render(report: ArchitectureReport) -> None:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in report.modules.items())
+    click.echo(f"{printable(report.class_name)} of transformers {report.transformers} ({printable(report.model_type)})")
+    click.echo(f"  modules   {kinds or 'no checkpoint here to count them'}")
+    for members in report.ties:
+        click.echo(f"  tied      {printable(' = '.join(members))}")
+    for name, factor in report.scaled.items():
+        click.echo(f"  scaled    {printable(name)} by {factor:.6g}")
+    for name, stored in report.renamed.items():
+        click.echo(f"  stored    {printable(name)} as {printable(stored)}")
+    for what, names in (("missing", report.missing), ("extra", report.unexpected)):
+        if names:
+            click.echo(f"  {what:<9} {plural(len(names), 'name')}, such as {printable(names[0])}")
+    if report.output is not None:
+        click.secho(f"{printable(report.output)} describes {', '.join(map(printable, report.classes))}.", bold=True)

@@ -97,6 +97,9 @@ def _render(report: MergeReport) -> None:
         lines.append("base not verified: a dry run reads no weights")
     if report.tied != "kept":
         lines.append(f"tied embeddings {report.tied}")
+    if report.head is not None:
+        head = report.head
+        lines.append(f"head {', '.join(head.modules)} with {plural(head.labels, 'label')}: {head.class_name}")
     if report.delta_error is not None:
         lines.append(f"rounding changed the update by {report.delta_error:.2%} of its norm")
         worst = max(report.modules, key=lambda module: module.delta_error)

@@ -115,7 +115,7 @@ def merge(
             results = _write(directory, plan, device, threads, verify_base, progress)
             copy_model_files(at.path, directory)
             _write_texts(directory, at, plan)
-            card = card_of(at.path, opened, scales, plan.tied, share_lost(results))
+            card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
             (directory / "README.md").write_text(card, "utf-8")
     return report_of(output, at, opened, plan, results, dry_run=dry_run, seconds=time.perf_counter() - started)
 
@@ -167,7 +167,7 @@ def _write(
         for file in plan.files:
             before = len(writer.results)
             writer.write(file)
-            refuse_other_base(writer.results[before:])
+            refuse_other_base(writer.results[before:], plan.doubt)
     return writer.results
 
 

@@ -1,0 +1,270 @@
+"""Classifiers merged into bases without their head, against PEFT's live models and transformers' own loading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from classifiers import Classifier, adapt, distance, load, make, make_base, scores
+from damage import edit, edit_json
+from safetensors.torch import load_file
+
+from tinylora_tools import MismatchError, UndeterminedError, UnsupportedError, merge, pack
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+#: How far float32's noise may take scores, in units of the adapter's effect.
+CLOSE = 1e-5
+
+#: A base's class, the classifier's, what is adapted, and what is saved whole beside what PEFT saves by itself.
+CASES: list[tuple[str, str, list[str], list[str]]] = [
+    ("LlamaForCausalLM", "LlamaForSequenceClassification", ["q_proj", "down_proj", "embed_tokens"], []),
+    ("LlamaForCausalLM", "LlamaForTokenClassification", ["q_proj"], []),
+    ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification", ["q_proj", "v_proj"], []),
+    ("Qwen2Model", "Qwen2ForTokenClassification", ["q_proj"], ["norm"]),
+    ("BertForPreTraining", "BertForSequenceClassification", ["query", "word_embeddings"], []),
+    ("BertForMaskedLM", "BertForSequenceClassification", ["query"], ["pooler"]),
+    ("BertForPreTraining", "BertForTokenClassification", ["query"], []),
+    ("BertModel", "BertForQuestionAnswering", ["query"], []),
+    ("RobertaForMaskedLM", "RobertaForSequenceClassification", ["query"], []),
+    ("RobertaForMaskedLM", "RobertaForTokenClassification", ["query"], []),
+    ("ElectraForPreTraining", "ElectraForSequenceClassification", ["query"], []),
+    ("DistilBertForMaskedLM", "DistilBertForSequenceClassification", ["q_lin"], []),
+    ("DistilBertForMaskedLM", "DistilBertForQuestionAnswering", ["q_lin"], []),
+    ("DebertaV2ForMaskedLM", "DebertaV2ForSequenceClassification", ["query_proj"], ["pooler"]),
+    ("GPT2LMHeadModel", "GPT2ForSequenceClassification", ["c_attn", "c_fc"], []),
+    ("GPT2Model", "GPT2ForTokenClassification", ["c_attn"], []),
+    ("GPT2Model", "GPT2ForQuestionAnswering", ["c_attn", "wte"], []),
+    ("GPTNeoXForCausalLM", "GPTNeoXForSequenceClassification", ["query_key_value"], []),
+    ("T5ForConditionalGeneration", "T5ForSequenceClassification", ["q"], ["classification_head"]),
+    ("T5ForConditionalGeneration", "T5ForTokenClassification", ["q"], []),
+    ("T5ForConditionalGeneration", "T5ForQuestionAnswering", ["q"], []),
+    ("BartForConditionalGeneration", "BartForSequenceClassification", ["q_proj"], ["classification_head"]),
+    ("ViTModel", "ViTForImageClassification", ["q_proj"], ["classifier"]),
+]
+
+
+@pytest.mark.parametrize(("base_class", "class_name", "targets", "saved"), CASES, ids=lambda value: str(value)[:60])
+def test_a_base_gets_the_head_of_its_adapter(
+    base_class: str, class_name: str, targets: list[str], saved: list[str], tmp_path: Path
+) -> None:
+    made = make(tmp_path, base_class, class_name, target_modules=targets, modules_to_save=saved or None)
+    report = merge(made.adapter, tmp_path / "merged", made.base)
+    merged = load(tmp_path / "merged", class_name)
+    assert distance(made, scores(merged)) <= CLOSE
+    assert report.head is not None
+    assert report.head.class_name == class_name
+    assert report.head.labels == merged.config.num_labels == (2 if "Question" in class_name else 3)
+    assert report.warnings == []
+
+
+def test_a_reward_model(tmp_path: Path) -> None:
+    """One label, on a base that was a classifier of three: neither its head nor its labels stay."""
+    make_base(tmp_path / "base", "Qwen2ForSequenceClassification", num_labels=3)
+    edit_json(tmp_path / "base" / "config.json", problem_type="single_label_classification", num_labels=3)
+    model = transformers.Qwen2ForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=1, problem_type="regression", ignore_mismatched_sizes=True
+    )
+    adapted = adapt(tmp_path / "base", tmp_path / "adapter", type(model).__name__, model, target_modules=["q_proj"])
+    report = merge(tmp_path / "adapter", tmp_path / "merged", tmp_path / "base")
+    merged = load(tmp_path / "merged", type(model).__name__)
+    assert merged.config.num_labels == 1
+    assert merged.config.problem_type is None
+    assert torch.allclose(scores(merged), scores(adapted), rtol=1e-5, atol=1e-5)
+    assert report.head is not None
+    assert (report.head.labels, report.head.modules) == (1, ("score",))
+
+
+def test_labels_keep_their_names_where_as_many_are_named(tmp_path: Path) -> None:
+    made = make(tmp_path, "BertModel", "BertForTokenClassification", target_modules=["query"])
+    names = {"id2label": {"0": "O", "1": "B", "2": "I"}, "label2id": {"O": 0, "B": 1, "I": 2}}
+    edit_json(made.base / "config.json", **names)
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert load(tmp_path / "merged", made.class_name).config.id2label == {0: "O", 1: "B", 2: "I"}
+    edit_json(made.base / "config.json", id2label={"0": "x"}, label2id={"x": 0})
+    merge(made.adapter, tmp_path / "other", made.base)
+    config = load(tmp_path / "other", made.class_name).config
+    assert config.id2label == {i: f"LABEL_{i}" for i in range(3)}
+    assert config.label2id == {f"LABEL_{i}": i for i in range(3)}
+
+
+def test_a_base_that_has_the_head_is_merged_as_it_is(tmp_path: Path) -> None:
+    """Byte for byte in its own layout, whatever its configuration says of labels."""
+    make_base(tmp_path / "base", "BertForSequenceClassification", num_labels=3)
+    model = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    adapt(tmp_path / "base", tmp_path / "adapter", type(model).__name__, model, target_modules=["query"])
+    report = merge(tmp_path / "adapter", tmp_path / "merged", tmp_path / "base")
+    assert report.head is None
+    configs = [(tmp_path / name / "config.json").read_bytes() for name in ("base", "merged")]
+    assert configs[0] == configs[1]
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("base", "merged")]
+    assert sizes[0] == sizes[1]
+
+
+LOST = [
+    ("BertForMaskedLM", "BertForSequenceClassification", ["query"], r"has bert\.pooler, which neither"),
+    ("DebertaV2Model", "DebertaV2ForSequenceClassification", ["query_proj"], r"has pooler\.dense, which neither"),
+    ("T5ForConditionalGeneration", "T5ForSequenceClassification", ["q"], r"classification_head\.dense and 1 more, wh"),
+    ("T5EncoderModel", "T5ForSequenceClassification", ["q"], r"classification_head\.dense and 2 more"),
+]
+
+
+@pytest.mark.parametrize(("base_class", "class_name", "targets", "said"), LOST, ids=[case[1] for case in LOST])
+def test_what_was_drawn_at_random_and_not_saved_is_not_made_up(
+    base_class: str, class_name: str, targets: list[str], said: str, tmp_path: Path
+) -> None:
+    made = make(tmp_path, base_class, class_name, target_modules=targets)
+    with pytest.raises(UndeterminedError, match=said) as caught:
+        merge(made.adapter, tmp_path / "merged", made.base)
+    assert "modules_to_save" in (caught.value.hint or "")
+    assert not (tmp_path / "merged").exists()
+
+
+def question_answering(tmp_path: Path, *, loaded: bool) -> Classifier:
+    """Llama's class for it calls `transformer` what the others call `model`, and from_pretrained doesn't see to it."""
+    base, name = tmp_path / "base", "LlamaForQuestionAnswering"
+    language_model = make_base(base, "LlamaForCausalLM")
+    model, told = transformers.LlamaForQuestionAnswering.from_pretrained(base, output_loading_info=True)
+    assert "transformer.layers.0.mlp.up_proj.weight" in told["missing_keys"]
+    if loaded:
+        model.transformer.load_state_dict(language_model.model.state_dict())
+    adapted = adapt(base, tmp_path / "adapter", name, model, target_modules=["q_proj", "up_proj"])
+    with adapted.disable_adapter():
+        plain = scores(adapted)
+    return Classifier(base, tmp_path / "adapter", name, scores(adapted), plain)
+
+
+def test_a_body_that_has_another_name_in_the_class(tmp_path: Path) -> None:
+    made = question_answering(tmp_path, loaded=True)
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert distance(made, scores(load(tmp_path / "merged", made.class_name))) <= CLOSE
+
+
+def test_an_adapter_of_a_body_that_was_left_at_random(tmp_path: Path) -> None:
+    made = question_answering(tmp_path, loaded=False)
+    with pytest.raises(MismatchError, match="don't belong to this weight") as caught:
+        merge(made.adapter, tmp_path / "merged", made.base)
+    assert "LlamaForQuestionAnswering calls transformer what this base calls model" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_shards_of_16_bits(dtype: str, tmp_path: Path) -> None:
+    """The head has the base's dtype, as PEFT loads it into that; it takes the place of the shard that held lm_head."""
+    base, name = tmp_path / "base", "LlamaForSequenceClassification"
+    model = make_base(base, "LlamaForCausalLM").to(torch.bfloat16)
+    (base / "model.safetensors").unlink()
+    model.save_pretrained(base, max_shard_size="3KB")
+    shards = sorted(path.name for path in base.glob("*.safetensors"))
+    index = json.loads((base / "model.safetensors.index.json").read_text())["weight_map"]
+    assert sum(shard == index["lm_head.weight"] for shard in index.values()) == 1
+    loaded = transformers.LlamaForSequenceClassification.from_pretrained(base, num_labels=3)
+    assert loaded.dtype == torch.bfloat16
+    adapt(base, tmp_path / "adapter", name, loaded, target_modules=["q_proj", "up_proj"])
+    whole = load_file(tmp_path / "adapter" / "adapter_model.safetensors")["base_model.model.score.weight"]
+    merge(tmp_path / "adapter", tmp_path / "merged", base, dtype=dtype)
+    assert sorted(path.name for path in (tmp_path / "merged").glob("*.safetensors")) == shards
+    found = load(tmp_path / "merged", name)
+    expected = torch.float32 if dtype == "float32" else torch.bfloat16
+    assert {parameter.dtype for parameter in found.parameters()} == {expected}
+    assert torch.equal(found.score.weight.data, whole.to(expected))
+    written = json.loads((tmp_path / "merged" / "model.safetensors.index.json").read_text())
+    assert written["weight_map"]["score.weight"] == index["lm_head.weight"]
+    held = {key for path in (tmp_path / "merged").glob("*.safetensors") for key in load_file(path)}
+    assert held == written["weight_map"].keys() == (index.keys() - {"lm_head.weight"}) | {"score.weight"}
+    assert written["metadata"]["total_size"] == sum(p.numel() * p.itemsize for p in found.parameters())
+
+
+def test_a_pickled_base_that_lists_tied_tensors_twice(tmp_path: Path) -> None:
+    made = make(tmp_path, "GPT2LMHeadModel", "GPT2ForSequenceClassification", target_modules=["c_attn", "wte"])
+    state = transformers.GPT2LMHeadModel.from_pretrained(made.base).state_dict()
+    assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
+    (made.base / "model.safetensors").unlink()
+    torch.save(state, made.base / "pytorch_model.bin")
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert distance(made, scores(load(tmp_path / "merged", made.class_name))) <= CLOSE
+
+
+def test_a_packed_classifier(tmp_path: Path) -> None:
+    """Its base's weights are read for its factors, and kept for the sums under the names that they get."""
+    made = make(tmp_path, "GPT2Model", "GPT2ForSequenceClassification", target_modules=["c_attn"])
+    pack(made.adapter, tmp_path / "packed.safetensors", base=made.base)
+    for name, source in (("plain", made.adapter), ("packed", tmp_path / "packed.safetensors")):
+        merge(source, tmp_path / name, made.base)
+    plain, packed = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "packed"))
+    assert plain.keys() == packed.keys()
+    assert torch.equal(plain["score.weight"], packed["score.weight"])
+    assert distance(made, scores(load(tmp_path / "packed", made.class_name))) <= CLOSE
+
+
+def test_a_family_that_is_not_known(tmp_path: Path) -> None:
+    made = make(tmp_path, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", target_modules=["q_proj"])
+    edit_json(made.base / "config.json", model_type="nobody", architectures=["NobodyForCausalLM"])
+    with pytest.raises(UndeterminedError, match=r"score\.weight is of a classifier's head.* 'nobody' isn't known"):
+        merge(made.adapter, tmp_path / "merged", made.base)
+
+
+def test_a_family_without_such_a_class(tmp_path: Path) -> None:
+    made = make(tmp_path, "LlamaForCausalLM", "LlamaForSequenceClassification", target_modules=["q_proj"])
+    edit_json(made.base / "config.json", model_type="cohere", architectures=["CohereForCausalLM"])
+    with pytest.raises(UnsupportedError, match="no class for the task SEQ_CLS of cohere is known"):
+        merge(made.adapter, tmp_path / "merged", made.base)
+
+
+def test_several_adapters(tmp_path: Path) -> None:
+    """One of the language model comes along; another class, or another head, doesn't."""
+    made = make(tmp_path, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", target_modules=["q_proj"])
+    language_model = transformers.Qwen2ForCausalLM.from_pretrained(made.base)
+    adapt(made.base, tmp_path / "lm", "Qwen2ForCausalLM", language_model, target_modules=["up_proj"])
+    merge([tmp_path / "lm", made.adapter], tmp_path / "merged", made.base)
+    merge(made.adapter, tmp_path / "one", made.base)
+    both, one = (load(tmp_path / name, made.class_name).state_dict() for name in ("merged", "one"))
+    changed = [name for name in both if not torch.equal(both[name], one[name])]
+    assert changed == [f"model.layers.{i}.mlp.up_proj.weight" for i in range(2)]
+    for class_name, said in (("TokenClassification", "was trained as Qwen2ForTokenC"), ("Sequence", "different value")):
+        model = getattr(transformers, f"Qwen2For{class_name}".replace("Sequence", "SequenceClassification"))
+        other = tmp_path / class_name
+        adapt(
+            made.base, other, model.__name__, model.from_pretrained(made.base, num_labels=3), target_modules=["q_proj"]
+        )
+        if class_name == "Sequence":
+            edit(other / "adapter_model.safetensors", lambda t: t["base_model.model.score.weight"].fill(1.0))
+        with pytest.raises(MismatchError, match=said):
+            merge([made.adapter, other], tmp_path / "m", made.base)
+
+
+def test_an_adapter_that_names_a_task_and_has_no_head(tmp_path: Path) -> None:
+    """PEFT would have saved one: the adapted model had none, so the base stays what it is."""
+    model = make_base(tmp_path / "base", "LlamaForCausalLM")
+    adapt(tmp_path / "base", tmp_path / "a", "LlamaForCausalLM", model, target_modules=["q_proj"], task_type="SEQ_CLS")
+    report = merge(tmp_path / "a", tmp_path / "merged", tmp_path / "base")
+    assert report.warnings == ["a is said to be a classifier's, and holds no head: the base stays LlamaForCausalLM"]
+    assert report.head is None
+
+
+def test_a_base_that_names_no_class(tmp_path: Path) -> None:
+    made = make(tmp_path, "GPT2Model", "GPT2ForSequenceClassification", target_modules=["c_attn"])
+    edit_json(made.base / "config.json", architectures=None)
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert distance(made, scores(load(tmp_path / "merged", made.class_name))) <= CLOSE
+
+
+def test_the_padding_token_is_said(tmp_path: Path) -> None:
+    made = make(tmp_path, "LlamaForCausalLM", "LlamaForSequenceClassification", target_modules=["q_proj"])
+    edit_json(made.base / "config.json", pad_token_id=None)
+    report = merge(made.adapter, tmp_path / "merged", made.base)
+    assert ["nothing names a padding token" in text for text in report.warnings] == [True]
+    shutil.rmtree(tmp_path / "merged")
+
+
+def test_what_is_said(tmp_path: Path, tinylora: Any) -> None:
+    made = make(tmp_path, "RobertaForMaskedLM", "RobertaForSequenceClassification", target_modules=["query"])
+    result = tinylora("merge", made.adapter, "--base", made.base, "-o", tmp_path / "merged")
+    text = " ".join(result.out.split())
+    assert "head classifier.dense, classifier.out_proj with 3 labels: RobertaForSequenceClassification" in text
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "It is a RobertaForSequenceClassification with 3 labels" in card

@@ -43,6 +43,12 @@ _own_options = all_of(
         help="Where the adapter targets one of two tied embeddings: its forward pass changes that one only, so the "
         "merge unties them. share changes both, as PEFT's merge does, and keeps the file's layout.",
     ),
+    click.option(
+        "--tokenizer",
+        type=click.Choice(["base", "adapter"]),
+        help="Whose tokenizer and chat template come along. Default: the base's, with a warning where the adapter's "
+        "differ.",
+    ),
     click.option("--device", default="cpu", show_default=True, help="Where sums are formed: cpu, cuda, mps, xpu, ..."),
     click.option("--threads", type=THREADS, help="Default: one a core, at most 8."),
     click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,12 @@ class Fitted:
     doubt: str = ""
 
 
-def with_head(base: Base, adapters: Sequence[Adapter], *, pad_token_id: int | None = None) -> Fitted:
+def with_head(
+    base: Base, adapters: Sequence[Adapter], *, pad_token_id: Callable[[], int | None] = lambda: None
+) -> Fitted:
     """The base with the head that the adapters hold, where it hasn't that head yet.
 
-    `pad_token_id` is that of the tokenizer, where it is known: classes that read a text's last token find it by that.
+    `pad_token_id` gives that of the tokenizer, or None: classes that read a text's last token find it by that.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...adapters.head import Head
@@ -26,7 +26,7 @@ def label_config(config: Mapping[str, Any], target: Architecture, labels: int) -
 
 
 def pad_config(
-    config: Mapping[str, Any], target: Architecture, head: Head, pad_token_id: int | None
+    config: Mapping[str, Any], target: Architecture, head: Head, of_tokenizer: Callable[[], int | None]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The entry for the token that texts are filled up with, and what to know of it.
 
@@ -35,7 +35,7 @@ def pad_config(
     """
     if "score" not in head.modules or not target.class_name.endswith("ForSequenceClassification"):
         return {}, ()
-    known = config.get("pad_token_id")
+    known, pad_token_id = config.get("pad_token_id"), of_tokenizer()
     if known is None and pad_token_id is None:
         note = "nothing names a padding token: the model takes one text at a time until config.json has a pad_token_id"
         return {}, (note,)

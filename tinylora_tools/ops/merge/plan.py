@@ -6,7 +6,7 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...adapters.load import Adapter
@@ -30,7 +30,7 @@ def plan_merge(
     dtype: str = "auto",
     tied: str = "untie",
     release: str | None = None,
-    pad_token_id: int | None = None,
+    pad_token_id: Callable[[], int | None] = lambda: None,
 ) -> MergePlan:
     """Decide every tensor of the merged checkpoint.
 
@@ -47,8 +47,8 @@ def plan_merge(
         What becomes of tied embeddings of which one is targeted.
     release : "4" or "5", optional
         The transformers that the adapters were trained under, where that makes a difference.
-    pad_token_id : int, optional
-        The tokenizer's, for a classifier whose configuration names none.
+    pad_token_id : callable
+        Gives the tokenizer's, or None: asked for a classifier.
 
     Raises
     ------

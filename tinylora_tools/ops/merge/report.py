@@ -60,10 +60,11 @@ def report_of(
     plan: MergePlan,
     results: Sequence[TensorResult],
     *,
+    notes: Sequence[str] = (),
     dry_run: bool,
     seconds: float,
 ) -> MergeReport:
-    """The report of a merge."""
+    """The report of a merge; `notes` are warnings beside those on the adapters and the plan."""
     of_base = {shard.path for shard in base.checkpoint.shards}
     plain = [outcome for outcome in plan.outcomes if not outcome.updates]
     copied = sum(outcome.source.file.path in of_base for outcome in plain)
@@ -81,7 +82,13 @@ def report_of(
         head=plan.head,
         delta_error=share_lost(results) if results else None,
         modules=[_merged_module(result) for result in results],
-        warnings=[*notes_of(adapters), *plan.warnings, *_loss_warnings(results, plan), *_base_warnings(results)],
+        warnings=[
+            *notes_of(adapters),
+            *plan.warnings,
+            *notes,
+            *_loss_warnings(results, plan),
+            *_base_warnings(results),
+        ],
     )
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint
 from ..formats.peft_config import TASK_TYPES
 from ..formats.renamed_file import RenamedFile
@@ -58,13 +57,10 @@ def refit(base: Checkpoint, origin: Architecture, target: Architecture, brought:
     ------
     UndeterminedError
         If the class isn't known.
-    FormatError
-        If two tensors get one name.
     """
     family = _Family(origin, target)
     old = family.prefix_of(base)
     names = {key: new for key in base.shard_of if (new := family.renamed(key, old)) is not None}
-    _refuse_twice(names, base)
     declared = _declared(base, names, family, brought)
     names = {key: new for key, new in names.items() if new not in declared}
     checkpoint = _view(base, target, names, declared)
@@ -121,8 +117,7 @@ class _Family:
     def renamed(self, key: str, old: str) -> str | None:
         """A stored tensor's name for the class; None for one that it has no use for."""
         if not key.startswith(old) or (not old and self._is_head(key)):
-            kept = any(self._first(path) & self._first(*self.wanted.head) for path in self._modules(key))
-            return key if kept and not self._elsewhere(key, self._heads - self._head) else None
+            return key if self._is_kept(key) else None
         path = key.removeprefix(old)
         return None if self._elsewhere(path, self._bodies - self._body) else self.wanted.prefix + path
 
@@ -145,8 +140,16 @@ class _Family:
         for tie in self.target.all_ties:
             members = {generalised(member.rpartition(".")[0]) for member in tie.members}
             if members & found:  # which doesn't give the rest of a part
-                found |= {member for member in members if not _paths({member}) & parts}
+                found |= {member for member in members if not (_paths({member}) - {member}) & parts}
         return tuple(sorted({*parts, *self.wanted.head} - _paths(found)))
+
+    def _is_kept(self, key: str) -> bool:
+        """Whether a head's tensor is one of the wanted head: of a module that it has, or of a norm among those."""
+        modules = self._modules(key)
+        if modules & frozenset().union(*(one.head for one in self._classes)):
+            return bool(modules & self.wanted.head)
+        inside = any(self._first(path) & self._first(*self.wanted.head) for path in modules)
+        return inside and not self._elsewhere(key, self._heads - self._head)
 
     def _is_head(self, key: str) -> bool:
         """Whether a tensor of a checkpoint whose body has no prefix is a head's."""
@@ -187,17 +190,6 @@ def _turned_round(generation: Generation) -> dict[str, list[str]]:
     for parameter, stored in generation.stored.items():
         found.setdefault(stored, []).append(parameter)
     return found
-
-
-def _refuse_twice(names: Mapping[str, str], base: Checkpoint) -> None:
-    twice = [new for new, times in Counter(names.values()).items() if times > 1]
-    if twice:
-        both = [key for key, new in names.items() if new == twice[0]]
-        raise FormatError(
-            f"{' and '.join(both)} are both for {twice[0]}",
-            where=base.path,
-            hint="Save the base again with save_pretrained, so that each tensor is there once.",
-        )
 
 
 def _declared(

@@ -237,6 +237,16 @@ def test_several_adapters(tmp_path: Path) -> None:
             merge([made.adapter, other], tmp_path / "m", made.base)
 
 
+def test_a_head_that_the_class_does_not_have(tmp_path: Path) -> None:
+    made = make(tmp_path, "LlamaForCausalLM", "LlamaForSequenceClassification", target_modules=["q_proj"])
+    edit(
+        made.adapter / "adapter_model.safetensors",
+        lambda t: t.update({"base_model.model.extra.weight": t["base_model.model.score.weight"]}),
+    )
+    with pytest.raises(MismatchError, match="its head has extra, which LlamaForSequenceClassification hasn't"):
+        merge(made.adapter, tmp_path / "merged", made.base)
+
+
 def test_an_adapter_that_names_a_task_and_has_no_head(tmp_path: Path) -> None:
     """PEFT would have saved one: the adapted model had none, so the base stays what it is."""
     model = make_base(tmp_path / "base", "LlamaForCausalLM")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -64,20 +65,38 @@ def test_a_base_gets_the_head_of_its_adapter(
 
 
 def test_a_reward_model(tmp_path: Path) -> None:
-    """One label, on a base that was a classifier of three: neither its head nor its labels stay."""
+    """One score, from a language model."""
+    made = make(tmp_path, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", labels=1, target_modules=["q_proj"])
+    report = merge(made.adapter, tmp_path / "merged", made.base)
+    merged = load(tmp_path / "merged", made.class_name)
+    assert distance(made, scores(merged)) <= CLOSE
+    assert (merged.config.num_labels, merged.config.id2label) == (1, {0: "LABEL_0"})
+    assert report.head is not None
+    assert (report.head.labels, report.head.modules) == (1, ("score",))
+
+
+def test_another_head_than_the_base_s(tmp_path: Path) -> None:
+    """A reward model, on a base that was a classifier of three: neither its head nor its labels stay."""
     make_base(tmp_path / "base", "Qwen2ForSequenceClassification", num_labels=3)
     edit_json(tmp_path / "base" / "config.json", problem_type="single_label_classification", num_labels=3)
     model = transformers.Qwen2ForSequenceClassification.from_pretrained(
         tmp_path / "base", num_labels=1, problem_type="regression", ignore_mismatched_sizes=True
     )
     adapted = adapt(tmp_path / "base", tmp_path / "adapter", type(model).__name__, model, target_modules=["q_proj"])
-    report = merge(tmp_path / "adapter", tmp_path / "merged", tmp_path / "base")
+    merge(tmp_path / "adapter", tmp_path / "merged", tmp_path / "base")
     merged = load(tmp_path / "merged", type(model).__name__)
-    assert merged.config.num_labels == 1
-    assert merged.config.problem_type is None
+    assert (merged.config.num_labels, merged.config.problem_type) == (1, None)
     assert torch.allclose(scores(merged), scores(adapted), rtol=1e-5, atol=1e-5)
-    assert report.head is not None
-    assert (report.head.labels, report.head.modules) == (1, ("score",))
+
+
+@pytest.mark.parametrize("bias", ["all", "tinylora_only"])
+def test_biases_beside_the_head(bias: str, tmp_path: Path) -> None:
+    made = make(
+        tmp_path, "BertForPreTraining", "BertForSequenceClassification", target_modules=["query", "pooler.dense"],
+        bias=bias,
+    )  # fmt: skip
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert distance(made, scores(load(tmp_path / "merged", made.class_name))) <= CLOSE
 
 
 def test_labels_keep_their_names_where_as_many_are_named(tmp_path: Path) -> None:
@@ -121,7 +140,9 @@ def test_what_was_drawn_at_random_and_not_saved_is_not_made_up(
     made = make(tmp_path, base_class, class_name, target_modules=targets)
     with pytest.raises(UndeterminedError, match=said) as caught:
         merge(made.adapter, tmp_path / "merged", made.base)
-    assert "modules_to_save" in (caught.value.hint or "")
+    assert "name {} in modules_to_save".format("classification_head" if "T5" in class_name else "pooler") in str(
+        caught.value.hint
+    )
     assert not (tmp_path / "merged").exists()
 
 
@@ -177,6 +198,43 @@ def test_shards_of_16_bits(dtype: str, tmp_path: Path) -> None:
     held = {key for path in (tmp_path / "merged").glob("*.safetensors") for key in load_file(path)}
     assert held == written["weight_map"].keys() == (index.keys() - {"lm_head.weight"}) | {"score.weight"}
     assert written["metadata"]["total_size"] == sum(p.numel() * p.itemsize for p in found.parameters())
+
+
+#: What checkpoints on the Hub hold beside their class's tensors: buffers of older releases, a pooler that the class
+#: lacks, heads of the pretraining; norms by their oldest names.
+EXTRAS = [
+    ("GPT2Model", "GPT2ForSequenceClassification", ["c_attn"], {"h.0.attn.bias": (1, 1, 8, 8)}, {}),
+    ("BertForPreTraining", "BertForSequenceClassification", ["query"], {"bert.embeddings.position_ids": (1, 40)},
+     {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}),
+    ("RobertaForMaskedLM", "RobertaForSequenceClassification", ["query"],
+     {"roberta.pooler.dense.weight": (16, 16), "roberta.pooler.dense.bias": (16,)}, {}),
+    ("DebertaV2ForMaskedLM", "DebertaV2ForTokenClassification", ["query_proj"],
+     {"mask_predictions.LayerNorm.weight": (16,), "lm_predictions.lm_head.dense.weight": (16, 16)}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base_class", "class_name", "targets", "extra", "older"), EXTRAS, ids=[e[0] for e in EXTRAS])
+def test_what_checkpoints_hold_beside(
+    base_class: str,
+    class_name: str,
+    targets: list[str],
+    extra: dict[str, tuple[int, ...]],
+    older: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    made = make(tmp_path, base_class, class_name, target_modules=targets)
+
+    def change(tensors: dict[str, Any]) -> None:
+        for key in list(tensors):
+            for new, old in older.items():
+                if key.endswith(new):
+                    tensors[key.removesuffix(new) + old] = tensors.pop(key)
+        tensors |= {name: np.ones(shape, np.float32) for name, shape in extra.items()}
+
+    edit(made.base / "model.safetensors", change)
+    edit_json(made.base / "config.json", architectures=None if base_class.startswith("Deberta") else [base_class])
+    merge(made.adapter, tmp_path / "merged", made.base)
+    assert distance(made, scores(load(tmp_path / "merged", class_name))) <= CLOSE
 
 
 def test_a_pickled_base_that_lists_tied_tensors_twice(tmp_path: Path) -> None:

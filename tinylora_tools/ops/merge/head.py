@@ -10,7 +10,7 @@ from ...adapters.head import Head, has_labels, head_of
 from ...adapters.load import Adapter
 from ...bases.architecture import Architecture, for_task, from_class_name, generalised
 from ...bases.base import Base
-from ...bases.refit import refit
+from ...bases.refit import Refit, refit
 from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...wording import argument
 from .labels import label_config, pad_config
@@ -72,7 +72,7 @@ def with_head(
     }
     refitted = refit(base.checkpoint, base.architecture, target, brought)
     if refitted.missing:
-        raise _lost(adapter, refitted.missing, target)
+        raise _lost(adapter, refitted, target)
     strange = next((name for name in head.matrices if generalised(name) not in _leaves(target)), None)
     if strange is not None or head.labels is None:
         what = f"has {strange}, which {target.class_name} hasn't" if strange else "doesn't tell how many labels it has"
@@ -176,13 +176,15 @@ def _unknown_class(base: Base, adapter: Adapter, parameter: str) -> TinyLoraErro
     )
 
 
-def _lost(adapter: Adapter, missing: Sequence[str], target: Architecture) -> UndeterminedError:
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+def _lost(adapter: Adapter, refitted: Refit, target: Architecture) -> UndeterminedError:
+    first, *others = refitted.missing
+    more = f" and {len(others)} more" if others else ""
+    name = first.removeprefix(refitted.moved[1]).partition(".")[0]
     return UndeterminedError(
-        f"{target.class_name} has {missing[0]}{more}, which neither the base nor the adapter holds: it was drawn at "
-        "random for the training and isn't saved",
+        f"{target.class_name} has {first}{more}, which neither the base nor the adapter holds: it was drawn at random "
+        "for the training and isn't saved",
         where=adapter.path,
-        hint=f"{_save_with_head()} Another time, name {missing[0].partition('.')[0]} in modules_to_save.",
+        hint=f"{_save_with_head()} Another time, name {name} in modules_to_save.",
     )
 
 

@@ -56,6 +56,7 @@ def test_the_same_tokenizer_in_other_bytes_is_the_same(tmp_path: Path) -> None:
 
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"vocabulary": ("a", "b", "ab", "c")}, ["the vocabulary (1 more: c)"]),
+    ({"vocabulary": ("c", "a", "b", "ab")}, ["the vocabulary (1 more: c)"]),
     ({"vocabulary": ("b", "a", "ab")}, ["the vocabulary (other ids)"]),
     ({"padding": "<pad>"}, ["pad_token ('<pad>', not none)"]),
     ({"eos_token": "<pad>"}, ["eos_token ('<pad>', not '<eos>')"]),
@@ -63,11 +64,18 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "expected"), CHANGES, ids=[case[1][0] for case in CHANGES])
+@pytest.mark.parametrize(("settings", "expected"), CHANGES, ids=[str(case[0]) for case in CHANGES])
 def test_what_differs_is_said(settings: dict[str, Any], expected: list[str], tmp_path: Path) -> None:
     make_tokenizer(tmp_path / "one")
     make_tokenizer(tmp_path / "other", **settings)
     assert differences(tmp_path) == expected
+
+
+def test_another_first_token(tmp_path: Path) -> None:
+    """Its id is 0, which is no default."""
+    make_tokenizer(tmp_path / "one", vocabulary=("x", "a", "b", "ab"))
+    make_tokenizer(tmp_path / "other", vocabulary=("y", "a", "b", "ab"))
+    assert differences(tmp_path) == ["the vocabulary (1 more: y; 1 fewer: x)"]
 
 
 @pytest.mark.parametrize(("part", "value", "said"), [

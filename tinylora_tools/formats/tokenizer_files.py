@@ -36,8 +36,7 @@ _SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_cas
 #: What tokenizers takes for an entry that older releases left out, where that isn't nothing.
 _DEFAULTS = {"use_regex": True, "split": True}
 
-#: More entries than any settings have: a vocabulary, which has no defaults.
-_MOST_SETTINGS = 200
+_VOCABULARY = "the vocabulary"
 
 #: How tokenizer.json splits a text and puts it together.
 _PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -139,7 +138,7 @@ class TokenizerFiles:
     def _parts(self) -> dict[str, Any]:
         """What a text becomes depends on these."""
         whole, config = self._json(_TOKENIZER), self._json(_CONFIG)
-        parts: dict[str, Any] = {"the vocabulary": self.vocabulary}
+        parts: dict[str, Any] = {_VOCABULARY: self.vocabulary}
         if isinstance(model := whole.get("model"), dict):
             settings = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
             parts |= {"the merges": model.get("merges"), "the model's settings": settings}
@@ -159,11 +158,12 @@ class TokenizerFiles:
             mine, its = self._parts(), other._parts()
             names = dict.fromkeys([*mine, *its])
             if ("the merges" in mine) != ("the merges" in its):  # one alone has tokenizer.json, which says more
-                names = dict.fromkeys(["the vocabulary", *_SPECIAL_TOKENS, *_SETTINGS])
+                names = dict.fromkeys([_VOCABULARY, *_SPECIAL_TOKENS, *_SETTINGS])
             for name in names:
+                one, two = mine.get(name), its.get(name)
                 stated = name not in _SETTINGS or (name in mine and name in its)  # defaults are left out
-                if stated and not _alike(mine.get(name), its.get(name)):
-                    found.append(_described(name, mine.get(name), its.get(name)))
+                if stated and not (one == two or (name != _VOCABULARY and _alike(one, two))):
+                    found.append(_described(name, one, two))
         if self.chat_templates != other.chat_templates:
             found.append("the chat template")
         return found
@@ -211,9 +211,9 @@ def find_tokenizer(directory: Path) -> TokenizerFiles | None:
 
 def _alike(one: Any, two: Any) -> bool:
     """Whether two values mean the same: an entry that only one of them has means nothing where it is the default."""
-    if isinstance(one, dict) and isinstance(two, dict) and not (len(one) > _MOST_SETTINGS or len(two) > _MOST_SETTINGS):
+    if isinstance(one, dict) and isinstance(two, dict):
         return all(_alike(one.get(key, _default(key)), two.get(key, _default(key))) for key in {**one, **two})
-    if isinstance(one, list) and isinstance(two, list) and len(one) == len(two) <= _MOST_SETTINGS:
+    if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
         return all(_alike(*pair) for pair in zip(one, two, strict=True))
     return bool(one == two or (not one and not two))
 
@@ -225,7 +225,7 @@ def _default(key: str) -> Any:
 def _described(name: str, one: Any, two: Any) -> str:
     if name in _SPECIAL_TOKENS or name in _SETTINGS:
         return f"{name} ({_quoted(two)}, not {_quoted(one)})"
-    if name == "the vocabulary":
+    if name == _VOCABULARY:
         if one is None or two is None:
             return f"{name} (which is in a file that can't be compared)"
         more = [token for token in two if token not in one]

@@ -34,7 +34,7 @@ def adapted(directory: Path, class_name: str, targets: list[str], saved: list[st
 def test_its_modules_and_labels(class_name: str, targets: list[str], modules: tuple[str, ...], tmp_path: Path) -> None:
     head = adapted(tmp_path, class_name, targets)
     assert head is not None
-    assert (head.modules, head.matrices, head.labels) == (modules, modules, 4)
+    assert (head.modules, head.labels) == (modules, 4)
 
 
 def test_what_else_is_saved_whole_is_none_of_it(tmp_path: Path) -> None:

@@ -46,12 +46,6 @@ class Head:
         """The modules that make it up, by their names in the model."""
         return tuple(dict.fromkeys(parameter.rpartition(".")[0] for parameter in self.tensors))
 
-    @property
-    def matrices(self) -> tuple[str, ...]:
-        """Those of them that have a weight matrix."""
-        named = ((name.rpartition("."), info) for name, info in self.tensors.items())
-        return tuple(module for (module, _, last), info in named if last == "weight" and len(info.shape) == 2)
-
 
 def has_labels(header: PeftAdapter) -> bool:
     """Whether the adapted model gives scores for labels, by the task or the class that its configuration names."""

@@ -50,8 +50,8 @@ def refit(base: Checkpoint, origin: Architecture, target: Architecture, brought:
     target : Architecture
         Of the same family, with the class that is wanted.
     brought : Mapping[str, TensorInfo]
-        By their names in the model. What the base lacks of them gets the dtype of most of its values; what it has of
-        a head may be of another shape there.
+        By their names in the model. What the base lacks of them, as a base of another class may, gets the dtype of
+        most of its values; what it has of a head may be of another shape there.
 
     Raises
     ------
@@ -103,6 +103,11 @@ class _Family:
         self._renamed = _turned_round(generation)
         self._bodies, self._body = _paths(*(one.body for one in self._classes)), _paths(self.wanted.body)
         self._heads, self._head = _paths(*(one.head for one in self._classes)), _paths(self.wanted.head)
+        own = [self._body - _paths(one.body) for one in self._classes if one.body]
+        #: Parts of the body that another class does without, by their names in the model.
+        self._parts = {
+            self.wanted.prefix + path for paths in own for path in paths if path.rpartition(".")[0] not in paths
+        }
 
     def prefix_of(self, base: Checkpoint) -> str:
         """What stands before the body's names in a checkpoint: nothing, in one of the bare class."""
@@ -122,26 +127,30 @@ class _Family:
         return None if self._elsewhere(path, self._bodies - self._body) else self.wanted.prefix + path
 
     def in_head(self, parameter: str) -> bool:
-        """Whether a parameter, by its name in the model, is one of the wanted class's head."""
-        return any(part in self._head for part in _paths({generalised(parameter.rpartition(".")[0])}))
+        """Whether a parameter, by its name in the model, is one of the wanted class's head: of one of its modules, or
+        of a norm among those."""
+        module = generalised(parameter.rpartition(".")[0])
+        return module in self.wanted.head or module.rpartition(".")[0] in self._head
+
+    def may_lack(self, parameter: str) -> bool:
+        """Whether a checkpoint of another class may do without the parameter."""
+        return self.in_head(parameter) or bool(_paths({generalised(parameter.rpartition(".")[0])}) & self._parts)
 
     def missing(self, keys: Iterable[str], brought: Iterable[str]) -> tuple[str, ...]:
         """Modules that the class has, and neither the keys nor what is brought: those of its head, and parts of the
-        body that another class of the family does without. What each class has is missed by none: some variant of the
-        family lacks it."""
+        body that another class does without. What each class has is missed by none: a variant of the family lacks it.
+        """
         prefix = self.wanted.prefix
         found = {generalised(parameter.rpartition(".")[0]) for parameter in brought}
         for key in keys:
             found |= self._modules(key)
             if key.startswith(prefix):
                 found |= {prefix + path for path in self._modules(key.removeprefix(prefix))}
-        own = [self._body - _paths(one.body) for one in self._classes if one.body]
-        parts = {prefix + path for paths in own for path in paths if path.rpartition(".")[0] not in paths}
         for tie in self.target.all_ties:
             members = {generalised(member.rpartition(".")[0]) for member in tie.members}
             if members & found:  # which doesn't give the rest of a part
-                found |= {member for member in members if not (_paths({member}) - {member}) & parts}
-        return tuple(sorted({*parts, *self.wanted.head} - _paths(found)))
+                found |= {member for member in members if not (_paths({member}) - {member}) & self._parts}
+        return tuple(sorted({*self._parts, *self.wanted.head} - _paths(found)))
 
     def _is_kept(self, key: str) -> bool:
         """Whether a head's tensor is one of the wanted head: of a module that it has, or of a norm among those."""
@@ -206,7 +215,8 @@ def _declared(
     for parameter, info in brought.items():
         keys = family.target.stored_keys(parameter)
         key = next((key for key in keys if key in there), keys[0])
-        if key not in there or (there[key].shape != info.shape and family.in_head(parameter)):
+        lacking = key not in there and family.may_lack(parameter)
+        if lacking or (key in there and there[key].shape != info.shape and family.in_head(parameter)):
             dtype = there[key].dtype if key in there else most
             found[key] = TensorInfo(key, dtype, info.shape, 0, 0)
     return found

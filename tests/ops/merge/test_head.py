@@ -295,13 +295,15 @@ def test_several_adapters(tmp_path: Path) -> None:
             merge([made.adapter, other], tmp_path / "m", made.base)
 
 
-def test_a_head_that_the_class_does_not_have(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["extra.weight", "model.layers.7.mlp.up_proj.weight", "lm_head.weight"])
+@pytest.mark.parametrize("shape", [(16,), (3, 16)], ids=str)
+def test_what_the_class_does_not_have_has_no_place(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     made = make(tmp_path, "LlamaForCausalLM", "LlamaForSequenceClassification", target_modules=["q_proj"])
     edit(
         made.adapter / "adapter_model.safetensors",
-        lambda t: t.update({"base_model.model.extra.weight": t["base_model.model.score.weight"]}),
+        lambda t: t.update({f"base_model.model.{name}": np.ones(shape, np.float32)}),
     )
-    with pytest.raises(MismatchError, match="its head has extra, which LlamaForSequenceClassification hasn't"):
+    with pytest.raises(MismatchError, match=f"no tensor for {name}"):
         merge(made.adapter, tmp_path / "merged", made.base)
 
 

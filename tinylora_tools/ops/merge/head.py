@@ -8,7 +8,7 @@ from typing import Any
 
 from ...adapters.head import Head, has_labels, head_of
 from ...adapters.load import Adapter
-from ...bases.architecture import Architecture, for_task, from_class_name, generalised
+from ...bases.architecture import Architecture, for_task, from_class_name
 from ...bases.base import Base
 from ...bases.refit import Refit, refit
 from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
@@ -73,10 +73,9 @@ def with_head(
     refitted = refit(base.checkpoint, base.architecture, target, brought)
     if refitted.missing:
         raise _lost(adapter, refitted, target)
-    strange = next((name for name in head.matrices if generalised(name) not in _leaves(target)), None)
-    if strange is not None or head.labels is None:
-        what = f"has {strange}, which {target.class_name} hasn't" if strange else "doesn't tell how many labels it has"
-        raise MismatchError(f"its head {what}", where=adapter.path, hint=_save_with_head())
+    if head.labels is None:
+        what = f"its head ({', '.join(head.modules)}) doesn't tell how many labels it has"
+        raise UndeterminedError(what, where=adapter.path, hint=_save_with_head())
     config, notes = pad_config(base.config, target, head, pad_token_id)
     config |= {"architectures": [target.class_name], **label_config(base.config, target, head.labels)}
     new = Base(base.path, base.name)

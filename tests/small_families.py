@@ -27,6 +27,14 @@ SMALL: dict[str, Any] = {
     "num_attention_groups": 2, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4,
 }  # fmt: skip
 
+#: Families that people adapt most, of one kind of input.
+TEXT = (
+    "bart", "bert", "bloom", "cohere", "cohere2", "deberta-v2", "deepseek_v3", "distilbert", "electra", "falcon",
+    "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "gptj", "granite", "llama", "mistral", "mixtral", "olmo",
+    "olmo2", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "smollm3", "stablelm", "t5",
+    "vit", "whisper", "xlm-roberta",
+)  # fmt: skip
+
 #: Entries of one value a layer, which follow from the others where they are left out.
 PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "hybrid_layer_ids", "no_rope_layers")
 

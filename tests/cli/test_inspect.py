@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from classifiers import make
 from damage import edit_json
 from fixture_data import ROOT, fixture
 from safetensors import safe_open
@@ -16,8 +18,8 @@ Copied = Callable[[str], tuple[Path, Path]]
 
 ADAPTER_KEYS = {
     "kind", "path", "trainable_parameters", "trainable_bytes", "trainable_bytes_bf16", "stored_parameters",
-    "tensor_bytes", "file_bytes", "contents", "groups", "order_from", "regime", "peft_version", "base_model", "config",
-    "modules", "warnings",
+    "tensor_bytes", "file_bytes", "contents", "groups", "head", "order_from", "regime", "peft_version", "base_model",
+    "config", "modules", "warnings",
 }  # fmt: skip
 CHECKPOINT_KEYS = {
     "kind", "path", "architecture", "parameters", "tensor_bytes", "file_bytes", "tensors", "shards", "dtypes", "layers",
@@ -60,6 +62,16 @@ def test_inspect_shows_a_packed_adapter(tinylora: Run, tmp_path: Path) -> None:
         "Drawn by torch-cpu-avx2",
         f"Base fixtures/bases/qwen2-bf16, weights {digest[:12]}...",
     } <= lines
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_inspect_tells_the_head_of_a_classifier(tinylora: Run, tmp_path: Path) -> None:
+    made = make(tmp_path, "RobertaModel", "RobertaForSequenceClassification", labels=1, target_modules=["query"])
+    lines = [" ".join(line.split()) for line in tinylora("inspect", made.adapter).out.splitlines()]
+    assert "Head classifier.dense, classifier.out_proj: 1 label" in lines
+    report = json.loads(tinylora("inspect", made.adapter, "--json").out)
+    assert report["head"] == {"modules": ["classifier.dense", "classifier.out_proj"], "labels": 1}
+    assert json.loads(tinylora("inspect", fixture("peft021-layers").adapter, "--json").out)["head"] is None
 
 
 def test_inspect_names_a_given_order_and_numbers_by_it(tinylora: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ Copied = Callable[[str], tuple[Path, Path]]
 
 MERGE_KEYS = {
     "output", "base", "adapters", "dry_run", "modules_merged", "tensors_replaced", "tensors_copied", "bytes_written",
-    "seconds", "tied", "delta_error", "modules", "warnings",
+    "seconds", "tied", "head", "delta_error", "modules", "warnings",
 }  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from damage import snapshot
 
-from tinylora_tools.output.companions import copy_adapter_files, copy_model_files
+from tinylora_tools.formats.tokenizer_files import find_tokenizer
+from tinylora_tools.output.companions import copy_adapter_files, copy_model_files, model_files
 
 COMES_ALONG = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "vocab.txt", "merges.txt",
@@ -17,6 +18,15 @@ WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
     "tf_model.h5", "flax_model.msgpack", "model.gguf", "onnx/model.onnx", "sub/consolidated.00.pth", "optimizer.pt",
 )  # fmt: skip
+LITTER = (
+    "checkpoint-500/config.json", "checkpoint-500/trainer_state.json", "runs/Nov26/events.out.tfevents.1.host",
+    "wandb/run-1/files/output.log", "trainer_state.json", "all_results.json", "global_step100/latest", "latest",
+    "zero_to_fp32.py", "pytorch_model_fsdp_0/__0_0.distcp", "weights/__0_1.distcp", "optimizer_0/x", "scheduler.json",
+    "rng_state_0.json", "logs/train.txt", "mlruns/0/meta.yaml", "lightning_logs/version_0/hparams.yaml",
+    "sub/training_args.json", "__pycache__/modeling_own.cpython-311.pyc",
+)  # fmt: skip
+#: What only sounds like it.
+NO_LITTER = ("checkpoints.md", "tokenizer_results.json", "scheduler/scheduler_config.json", "runs.json", "step.py")
 HIDDEN = (".gitattributes", ".cache/x.json")
 
 
@@ -28,18 +38,38 @@ def fill(directory: Path, *names: str) -> Path:
 
 
 def test_a_model_s_files_but_no_weights(tmp_path: Path) -> None:
-    """Nor its card, nor the configuration of an adapter that was saved into it."""
+    """Nor its card, nor the configuration of an adapter that was saved into it, nor what a training left there."""
     left_out = ("README.md", "readme.md", "adapter_config.json")
-    base = fill(tmp_path / "base", *COMES_ALONG, *WEIGHTS, *HIDDEN, *left_out)
+    along = (*COMES_ALONG, *NO_LITTER)
+    base = fill(tmp_path / "base", *along, *WEIGHTS, *HIDDEN, *LITTER, *left_out)
     (tmp_path / "out").mkdir()
     copy_model_files(base, tmp_path / "out")
-    assert snapshot(tmp_path / "out") == {name: f"the {name}".encode() for name in COMES_ALONG}
+    assert snapshot(tmp_path / "out") == {name: f"the {name}".encode() for name in along}
+    assert model_files(base) == {name: base / name for name in sorted(along)}
+
+
+def test_another_tokenizer_in_place_of_the_model_s(tmp_path: Path) -> None:
+    """All of it, or the chat template alone."""
+    base = fill(tmp_path / "base", "config.json", "tokenizer.json", "vocab.json", "chat_template.jinja", "own.py")
+    whole = find_tokenizer(fill(tmp_path / "a", "tokenizer.json", "tokenizer_config.json", "adapter_config.json"))
+    template = find_tokenizer(fill(tmp_path / "b", "chat_template.jinja", "additional_chat_templates/x.jinja"))
+    assert whole is not None
+    assert template is not None
+    found = {name: path.parent.name for name, path in model_files(base, whole).items()}
+    assert found == {"config.json": "base", "own.py": "base", "tokenizer.json": "a", "tokenizer_config.json": "a"}
+    found = {name: path.parent.name for name, path in model_files(base, template).items()}
+    expected = dict.fromkeys(("config.json", "own.py", "tokenizer.json", "vocab.json"), "base")
+    added = {"chat_template.jinja": "b", "additional_chat_templates/x.jinja": "additional_chat_templates"}
+    assert found == {**expected, **added}
+    (tmp_path / "out").mkdir()
+    copy_model_files(base, tmp_path / "out", template)
+    assert snapshot(tmp_path / "out").keys() == found.keys()
 
 
 def test_an_adapter_s_files_its_card_included_but_no_other_adapter(tmp_path: Path) -> None:
     adapter = fill(
         tmp_path / "adapter", "README.md", "adapter_config.json", "tokenizer.json", "adapter_model.safetensors",
-        "second/adapter_config.json", "second/README.md", *HIDDEN,
+        "second/adapter_config.json", "second/README.md", "trainer_state.json", "optimizer.pt", *HIDDEN,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     copy_adapter_files(adapter, tmp_path / "out")

@@ -64,6 +64,9 @@ def _render_adapter(report: AdapterReport) -> None:
         "Seeds of P": report.regime,
         "Module order": _ORDERS.get(report.order_from, f"from {report.order_from}"),
     }
+    if report.head is not None:
+        labels = "labels unknown" if report.head.labels is None else plural(report.head.labels, "label")
+        facts["Head"] = f"{', '.join(report.head.modules)}: {labels}"
     print_facts("TinyLoRA adapter", report.path, facts)
     contents = new_table("Content", "Tensors", "Parameters", "Bytes")
     for part in report.contents:

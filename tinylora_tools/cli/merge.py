@@ -43,6 +43,12 @@ _own_options = all_of(
         help="Where the adapter targets one of two tied embeddings: its forward pass changes that one only, so the "
         "merge unties them. share changes both, as PEFT's merge does, and keeps the file's layout.",
     ),
+    click.option(
+        "--tokenizer",
+        type=click.Choice(["base", "adapter"]),
+        help="Whose tokenizer and chat template come along. Default: the base's, with a warning where the adapter's "
+        "differ.",
+    ),
     click.option("--device", default="cpu", show_default=True, help="Where sums are formed: cpu, cuda, mps, xpu, ..."),
     click.option("--threads", type=THREADS, help="Default: one a core, at most 8."),
     click.option(
@@ -97,6 +103,9 @@ def _render(report: MergeReport) -> None:
         lines.append("base not verified: a dry run reads no weights")
     if report.tied != "kept":
         lines.append(f"tied embeddings {report.tied}")
+    if report.head is not None:
+        head = report.head
+        lines.append(f"head {', '.join(head.modules)} with {plural(head.labels, 'label')}: {head.class_name}")
     if report.delta_error is not None:
         lines.append(f"rounding changed the update by {report.delta_error:.2%} of its norm")
         worst = max(report.modules, key=lambda module: module.delta_error)

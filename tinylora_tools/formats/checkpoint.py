@@ -44,7 +44,7 @@ class Checkpoint:
         Tensor name to its place in `shards`. With an index, exactly the names that the index lists.
     index : Mapping, optional
         The index file's content.
-    held : Mapping[str, MemoryFile]
+    held : Mapping[str, TensorFile]
         Tensors that are kept in memory, and read from there.
     """
 
@@ -53,7 +53,7 @@ class Checkpoint:
     shards: tuple[TensorFile, ...]
     shard_of: Mapping[str, int]
     index: Mapping[str, Any] | None = None
-    held: Mapping[str, MemoryFile] = field(default_factory=dict, repr=False)
+    held: Mapping[str, TensorFile] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_file(cls, path: Path, file: TensorFile, config: Mapping[str, Any] | None = None) -> Checkpoint:

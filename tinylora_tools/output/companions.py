@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..formats.peft_config import CONFIG_NAME
+from ..formats.tokenizer_files import TokenizerFiles
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
 _WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ggml", ".onnx", ".onnx_data", ".ot",
-    ".npz", ".tflite", ".mlmodel", ".pkl", ".index.json",
+    ".npz", ".tflite", ".mlmodel", ".pkl", ".distcp", ".index.json",
 )  # fmt: skip
+
+#: Files and directories, at any depth, that a training leaves beside what it saves: checkpoints and their states, logs,
+#: results. Of transformers' Trainer, accelerate, DeepSpeed, Lightning, TensorBoard, Weights & Biases and MLflow.
+_LITTER = re.compile(
+    r"(tmp-|last-|epoch-)?checkpoint([-_]\d+)?|global_step\d+|(pytorch_model|optimizer)(_fsdp)?_\d+|step[-_]\d+"
+    r"|runs|logs|wandb|mlruns|tensorboard|lightning_logs|__pycache__"
+    r"|(optimizer|scheduler|scaler|sampler|dataloader|rng_state|random_states)(_\d+)?\.\w+|trainer_state\.json"
+    r"|training_args\.(json|yaml)|(all|train|eval|test|predict)_results\.json|trainer_log\.jsonl"
+    r"|zero_to_fp32\.py|latest|events\.out\.tfevents\..*|.*\.tfevents"
+)
 
 #: What a merge leaves out beside weights: the card, which it writes itself, and the configuration of an adapter that
 #: was saved into the base's directory: transformers would load the merged model with that adapter.
 _NOT_THE_MODELS = {"readme.md", CONFIG_NAME}
 
 
-def copy_model_files(base: Path, output: Path) -> None:
-    """Copy config, tokenizer, chat templates, remote code and the like: all but weights, cards, hidden files and
-    the configurations of adapters.
+def model_files(base: Path, tokenizer: TokenizerFiles | None = None) -> dict[str, Path]:
+    """What comes along from a base, by its name in the output: config, tokenizer, chat templates, remote code and the
+    like; no weights, cards, hidden files, configurations of adapters, or what a training left there.
+
+    With another tokenizer its files come in place of the base's; with one of chat templates alone, in place of those.
+    """
+    files = {path.relative_to(base).as_posix(): path for path in sorted(_files(base))}
+    files = {name: path for name, path in files.items() if path.name.lower() not in _NOT_THE_MODELS}
+    if tokenizer is None:
+        return files
+    return {name: path for name, path in files.items() if not tokenizer.replaces(name)} | dict(tokenizer.files)
+
+
+def adapter_files(adapter: Path) -> dict[str, Path]:
+    """What stands beside an adapter's weights, its card included; not the adapters in its sub-directories."""
+    return {path.name: path for path in sorted(_files(adapter)) if path.parent == adapter}
+
+
+def copy_model_files(base: Path, output: Path, tokenizer: TokenizerFiles | None = None) -> None:
+    """Copy what `model_files` says.
 
     Links (a Hub cache is made of them) are followed, so that the output stands alone; a file that is in the output
     already stays.
     """
-    for path in sorted(_files(base)):
-        if path.name.lower() not in _NOT_THE_MODELS:
-            _copy(path, output / path.relative_to(base))
+    for name, path in model_files(base, tokenizer).items():
+        _copy(path, output / name)
 
 
 def copy_adapter_files(adapter: Path, output: Path) -> None:
-    """Copy what stands beside an adapter's weights, its card included; not the adapters in its sub-directories."""
-    for path in sorted(_files(adapter)):
-        if path.parent == adapter:
-            _copy(path, output / path.name)
+    """Copy what `adapter_files` says, as `copy_model_files` does."""
+    for name, path in adapter_files(adapter).items():
+        _copy(path, output / name)
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -46,7 +73,7 @@ def _copy(path: Path, target: Path) -> None:
 
 def _files(directory: Path) -> Iterator[Path]:
     for path in directory.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or _LITTER.fullmatch(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ...adapters.head import head_of
 from ...adapters.load import Adapter
 from ...adapters.provenance import regime
 from ...adapters.soundness import described
@@ -37,6 +38,15 @@ class ModuleRow:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadRow:
+    """The head of a classifier that the adapter holds whole: its modules, and how many labels it tells apart (None
+    where its layers don't say)."""
+
+    modules: list[str]
+    labels: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterReport:
     """All that `tinylora inspect` says of an adapter. `trainable_*` count the vectors v alone."""
 
@@ -50,6 +60,7 @@ class AdapterReport:
     file_bytes: int
     contents: list[Part]
     groups: int
+    head: HeadRow | None
     order_from: str
     regime: str
     peft_version: str | None
@@ -77,6 +88,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
     rows.sort(key=lambda row: (row.index is None, row.index or 0, _natural(row.name)))
     trained, stored = header.vectors.values(), header.file.tensors.values()
     trainable = sum(info.parameters for info in trained)
+    head = head_of(header)
     return AdapterReport(
         kind="tinylora-adapter",
         path=str(header.file.path),
@@ -88,6 +100,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
         file_bytes=header.file.path.stat().st_size,
         contents=_contents(header),
         groups=len(header.vectors),
+        head=None if head is None else HeadRow(list(head.modules), head.labels),
         order_from=numbering.source,
         regime=regime(header, adapter.provenance),
         peft_version=adapter.config.peft_version,

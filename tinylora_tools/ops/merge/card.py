@@ -8,6 +8,7 @@ from pathlib import Path
 from ... import __version__
 from ...adapters.load import Adapter
 from ...sources.model_card import model_card
+from .words import NewHead
 
 _TIED = {
     "kept": "",
@@ -16,7 +17,14 @@ _TIED = {
 }
 
 
-def card_of(base: Path, adapters: Sequence[Adapter], scales: Sequence[float], tied: str, loss: float) -> str:
+def card_of(
+    base: Path,
+    adapters: Sequence[Adapter],
+    scales: Sequence[float],
+    tied: str,
+    loss: float,
+    head: NewHead | None = None,
+) -> str:
     """A card that says what the merged model was made from. It names no path of the machine."""
     named = next((a.config.base_model_name_or_path for a in adapters if a.config.base_model_name_or_path), None)
     repository = named if named and _is_repository(named) else None
@@ -24,10 +32,18 @@ def card_of(base: Path, adapters: Sequence[Adapter], scales: Sequence[float], ti
     made_of = "".join(f"- {_adapter_line(one, scale)}\n" for one, scale in zip(adapters, scales, strict=True))
     text = (
         f"# {origin} with TinyLoRA merged\n\n"
-        f"The weights of {origin} with the updates of these TinyLoRA adapters added:\n\n{made_of}\n{_TIED[tied]}"
+        f"The weights of {origin} with the updates of these TinyLoRA adapters added:\n\n{made_of}\n"
+        f"{_TIED[tied]}{_head(head)}"
         f"Rounding changed the update by {loss:.2g} of its norm. Merged by tinylora-tools {__version__}.\n"
     )
     return model_card(text, base_model=repository, tags=["tinylora", "merge"])
+
+
+def _head(head: NewHead | None) -> str:
+    if head is None:
+        return ""
+    labels = f"{head.labels} label{'s' if head.labels > 1 else ''}"
+    return f"It is a {head.class_name} with {labels}: its head is an adapter's own.\n\n"
 
 
 def _is_repository(name: str) -> bool:

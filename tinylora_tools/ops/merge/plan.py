@@ -6,7 +6,8 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ...adapters.load import Adapter
 from ...bases.base import Base
@@ -16,6 +17,7 @@ from ...errors import MismatchError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
 from ...wording import argument
 from .gather import gather, same
+from .head import with_head
 from .layout import index_of, layout
 from .words import Change, MergePlan, Outcome, Settled, Source
 
@@ -28,6 +30,7 @@ def plan_merge(
     dtype: str = "auto",
     tied: str = "untie",
     release: str | None = None,
+    pad_token_id: Callable[[], int | None] = lambda: None,
 ) -> MergePlan:
     """Decide every tensor of the merged checkpoint.
 
@@ -44,20 +47,25 @@ def plan_merge(
         What becomes of tied embeddings of which one is targeted.
     release : "4" or "5", optional
         The transformers that the adapters were trained under, where that makes a difference.
+    pad_token_id : callable
+        Gives the tokenizer's, or None: asked for a classifier.
 
     Raises
     ------
     MismatchError, UndeterminedError, UnsupportedError
         For whatever can't be merged faithfully, by name.
     """
-    checkpoint = base.checkpoint
-    refuse_quantized(checkpoint)
+    refuse_quantized(base.checkpoint)
+    fitted = with_head(base, adapters, pad_token_id=pad_token_id)
+    base, checkpoint = fitted.base, fitted.base.checkpoint
     # Of a base that has no config.json, the adapter may tell the class.
     names = BaseNames(checkpoint, base.architecture if base.config else adapters[0].architecture)
     changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
     files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
-    config = names.untied_config() if settled.tied == "untied" else {}
+    config: dict[str, Any] = dict(fitted.config)
+    if settled.tied == "untied":
+        config |= names.untied_config()
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)
@@ -66,7 +74,9 @@ def plan_merge(
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,
-        warnings=(*_unscaled(adapters, scales), *names.notes),
+        warnings=(*_unscaled(adapters, scales), *names.notes, *fitted.notes),
+        head=fitted.head,
+        doubt=fitted.doubt,
     )
 
 

@@ -15,7 +15,7 @@ from ...errors import MismatchError
 from ...formats.tensors import FLOAT_NAMES
 from ...wording import argument
 from .tensor import BaseCheck, TensorResult
-from .words import MergePlan
+from .words import MergePlan, NewHead
 
 #: Above this share of the update lost to rounding, the merge says what to do instead.
 LOST_UPDATE = 0.5
@@ -47,6 +47,7 @@ class MergeReport:
     bytes_written: int
     seconds: float
     tied: str
+    head: NewHead | None
     delta_error: float | None
     modules: list[MergedModule]
     warnings: list[str]
@@ -59,10 +60,11 @@ def report_of(
     plan: MergePlan,
     results: Sequence[TensorResult],
     *,
+    notes: Sequence[str] = (),
     dry_run: bool,
     seconds: float,
 ) -> MergeReport:
-    """The report of a merge."""
+    """The report of a merge; `notes` are warnings beside those on the adapters and the plan."""
     of_base = {shard.path for shard in base.checkpoint.shards}
     plain = [outcome for outcome in plan.outcomes if not outcome.updates]
     copied = sum(outcome.source.file.path in of_base for outcome in plain)
@@ -77,9 +79,16 @@ def report_of(
         bytes_written=plan.size,
         seconds=round(seconds, 3),
         tied=plan.tied,
+        head=plan.head,
         delta_error=share_lost(results) if results else None,
         modules=[_merged_module(result) for result in results],
-        warnings=[*notes_of(adapters), *plan.warnings, *_loss_warnings(results, plan), *_base_warnings(results)],
+        warnings=[
+            *notes_of(adapters),
+            *plan.warnings,
+            *notes,
+            *_loss_warnings(results, plan),
+            *_base_warnings(results),
+        ],
     )
 
 
@@ -89,8 +98,8 @@ def share_lost(results: Sequence[TensorResult]) -> float:
     return math.sqrt(math.fsum(result.error for result in results) / delta) if delta > 0 else 0.0
 
 
-def refuse_other_base(results: Sequence[TensorResult]) -> None:
-    """Raise MismatchError where an adapter's factors are another weight's."""
+def refuse_other_base(results: Sequence[TensorResult], doubt: str = "") -> None:
+    """Raise MismatchError where an adapter's factors are another weight's; `doubt` says what else may be the cause."""
     for result in results:
         for check in result.checks:
             if check.rho is not None and _verdict(check) == "other":
@@ -98,7 +107,8 @@ def refuse_other_base(results: Sequence[TensorResult]) -> None:
                     f"{check.update.module}: the adapter's factors don't belong to this weight "
                     f"(residual {check.rho:.2g}, at most {OTHER_WEIGHT} for its own base)",
                     where=result.tensor,
-                    hint=f"Name the base that the adapter was trained on with {argument('base')}. If you are sure that "
+                    hint=f"{doubt} ".lstrip()
+                    + f"Name the base that the adapter was trained on with {argument('base')}. If you are sure that "
                     f"this is the one, {argument('verify_base', False)} skips the check.",
                 )
 

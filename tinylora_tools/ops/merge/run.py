@@ -19,7 +19,7 @@ from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
-from ...output.companions import copy_model_files
+from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
 from ...wording import argument
@@ -29,6 +29,7 @@ from .card import card_of
 from .plan import plan_merge
 from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tensor import TensorResult
+from .tokenizer import choose_tokenizer
 from .words import MergePlan
 from .write import MakeAdder, MergeWriter
 
@@ -47,6 +48,7 @@ def merge(
     verify_base: bool = True,
     module_order: ModuleOrder = None,
     release: str | None = None,
+    tokenizer: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -77,6 +79,9 @@ def merge(
         Check the adapters' factors against the weights in passing.
     release : "4" or "5", optional
         The transformers that adapters of Gemma's embeddings were trained under.
+    tokenizer : "base" or "adapter", optional
+        Whose tokenizer and chat template come along: by default the base's, with a warning where one beside an adapter
+        differs.
     dry_run : bool
         Plan and check all but the values of weights; write nothing.
     force : bool
@@ -92,6 +97,7 @@ def merge(
     dtype = dtype_named("dtype", dtype, "auto")
     one_of("tied", tied, ("untie", "share"))
     one_of("release", release, (None, "4", "5"))
+    one_of("tokenizer", tokenizer, (None, "base", "adapter"))
     at_least("threads", threads, 1)
     output, progress, sources = Path(output).expanduser(), progress or NoProgress(), find_sources(adapters)
     scales = one_each(scale, len(sources))
@@ -106,18 +112,21 @@ def merge(
     ]
     for adapter in opened:
         soundness.check(adapter)
+    chosen = choose_tokenizer(at.path, at.config, opened, tokenizer)
     with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused when it is written
-        plan = plan_merge(at, opened, scales, dtype=dtype, tied=tied, release=release)
-    _check_space(output, plan.size)
+        plan = plan_merge(at, opened, scales, dtype=dtype, tied=tied, release=release, pad_token_id=chosen.pad_token_id)
+    copied = model_files(at.path, chosen.tokenizer)
+    _check_space(output, plan.size + sum(path.stat().st_size for path in copied.values()))
     results: list[TensorResult] = []
     if not dry_run:
         with staged_directory(output, force=force, inputs=inputs) as directory:
             results = _write(directory, plan, device, threads, verify_base, progress)
-            copy_model_files(at.path, directory)
+            copy_model_files(at.path, directory, chosen.tokenizer)
             _write_texts(directory, at, plan)
-            card = card_of(at.path, opened, scales, plan.tied, share_lost(results))
+            card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
             (directory / "README.md").write_text(card, "utf-8")
-    return report_of(output, at, opened, plan, results, dry_run=dry_run, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return report_of(output, at, opened, plan, results, notes=chosen.notes, dry_run=dry_run, seconds=seconds)
 
 
 def _common_base(sources: Sequence[Source]) -> Base:
@@ -167,7 +176,7 @@ def _write(
         for file in plan.files:
             before = len(writer.results)
             writer.write(file)
-            refuse_other_base(writer.results[before:])
+            refuse_other_base(writer.results[before:], plan.doubt)
     return writer.results
 
 

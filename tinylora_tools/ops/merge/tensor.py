@@ -15,6 +15,7 @@ from ...core.block_sum import BlockAdder, BlockSum, work_dtype
 from ...core.lowrank import left_factor, squared_norm, training_dtype
 from ...core.residual import BaseResidual, Triplets
 from ...errors import MismatchError
+from ...formats.renamed_file import RenamedFile
 from ...formats.safetensors_file import OpenFile, SafetensorsFile
 from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
@@ -49,9 +50,10 @@ class OpenSource:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
-        self._opened = file.opened if isinstance(file, SafetensorsFile) else None
-        if self._opened is None and isinstance(file, SafetensorsFile):
-            self._opened = OpenFile(os.open(file.path, os.O_RDONLY))
+        on_disk = file.file if isinstance(file, RenamedFile) else file
+        self._opened = on_disk.opened if isinstance(on_disk, SafetensorsFile) else None
+        if self._opened is None and isinstance(on_disk, SafetensorsFile):
+            self._opened = OpenFile(os.open(on_disk.path, os.O_RDONLY))
 
     @property
     def _descriptor(self) -> int | None:

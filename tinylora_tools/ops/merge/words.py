@@ -60,11 +60,22 @@ class OutputFile:
 
 
 @dataclass(frozen=True, slots=True)
+class NewHead:
+    """The head that the model gets from an adapter: the class that has it, the modules that make it up, and how many
+    labels it tells apart."""
+
+    class_name: str
+    modules: tuple[str, ...]
+    labels: int
+
+
+@dataclass(frozen=True, slots=True)
 class MergePlan:
     """Everything that a merge writes but the files that it copies.
 
     `index` is None for a single file; `config` holds the entries of config.json that change. `tied` is "untied",
-    "shared" or "kept".
+    "shared" or "kept". `doubt` says why the adapters may have been trained on other weights than the base's, or
+    nothing.
     """
 
     files: tuple[OutputFile, ...]
@@ -72,6 +83,8 @@ class MergePlan:
     config: dict[str, Any]
     tied: str
     warnings: tuple[str, ...]
+    head: NewHead | None = None
+    doubt: str = ""
 
     @property
     def size(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from ..errors import MismatchError
 from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
-from ..wording import call
+from ..formats.peft_release import Seeding, saves_biases
+from ..wording import argument, call
 from .completeness import missing_modules
-from .provenance import regime, seed_is_lost
+from .provenance import regime, straddles
 
 if TYPE_CHECKING:
     from .load import Adapter
@@ -34,6 +35,18 @@ def problems(adapter: Adapter) -> list[MismatchError]:
     """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
     found = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
     return [*_incomplete(adapter), *found] or _broken_vectors(adapter)
+
+
+def with_seeding(header: PeftAdapter, seeding: Seeding) -> PeftAdapter:
+    """An adapter with what its user says of its seeds; MismatchError where its release says otherwise."""
+    version, known = header.config.peft_version, replace(header, said_seeding=None).seeding
+    if known not in (None, seeding):
+        raise MismatchError(
+            f"{argument('seeding', seeding)} is said of it, but PEFT {version} draws P otherwise: by {known}",
+            where=header.file.path,
+            hint=f"Leave {argument('seeding')} out: it is for the development version that straddles the change.",
+        )
+    return replace(header, said_seeding=seeding)
 
 
 def notes(adapter: Adapter) -> list[str]:
@@ -114,7 +127,9 @@ def _broken_vectors(adapter: Adapter) -> list[MismatchError]:
 def _on_projections(adapter: Adapter) -> list[str]:
     header = adapter.header
     if header.modules and not header.has_projections:
-        if seed_is_lost(header):
+        if header.seeding is None and header.config.peft_version is not None:
+            return [straddles(header.config.peft_version)]
+        if header.seeding == "salted":
             return [
                 "P isn't stored, and PEFT 0.19 drew it from a salted hash, which nobody can reproduce. Save it with "
                 "save_projection=True from the process that trained it, or find its seed in what it was merged into: "
@@ -158,10 +173,15 @@ def _on_training(adapter: Adapter) -> list[str]:
     saved = any(
         name.endswith(".bias") and replacement.in_place for name, replacement in adapter.header.replaced.items()
     )
-    if config.bias != "none" and not saved and re.match(r"0\.(18|19|20)(\D|$)", config.peft_version or ""):
+    version = config.peft_version
+    if config.bias != "none" and not saved and version is not None and not saves_biases(version):
+        known = saves_biases(version) is False
         found.append(
-            f"trained with bias={config.bias!r}, but no bias was saved (PEFT {config.peft_version} doesn't): what was "
-            "learnt there is lost"
+            f"trained with bias={config.bias!r}, but no bias was saved (PEFT {version} doesn't): what was learnt there "
+            "is lost"
+            if known
+            else f"trained with bias={config.bias!r}, and the file holds none: PEFT {version} saves biases from "
+            "peft#3490 of 13 August 2026 on, and its commit isn't known. If the model has any, what they learnt is lost"
         )
     groups = adapter.header.vectors
     if groups and not any(np.any(adapter.vector(group)) for group in groups):

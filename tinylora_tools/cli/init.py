@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .config_options import adapter_options
 from .options import (
     SOURCE,
-    adapter_options,
     device_option,
     force_option,
     output_option,

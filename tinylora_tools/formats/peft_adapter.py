@@ -15,6 +15,7 @@ from .checkpoint import read_tensor_file
 from .memory_file import MemoryFile
 from .peft_config import CONFIG_NAME, TinyLoraConfig, read_config
 from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter
+from .peft_release import Seeding, seeding
 from .tensors import TensorFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class PeftAdapter:
         Other adapters that PEFT 0.19 saved along: adapter name to its modules, and the keys of each.
     unknown : tuple of str
         Keys that no PEFT release writes.
+    said_seeding : "index" or "salted", optional
+        What its user says of the seeds of P, where its release doesn't tell.
     """
 
     path: Path
@@ -98,6 +101,12 @@ class PeftAdapter:
     copies: tuple[str, ...]
     leaked: Mapping[str, Mapping[str, tuple[str, ...]]]
     unknown: tuple[str, ...]
+    said_seeding: Seeding | None = None
+
+    @property
+    def seeding(self) -> Seeding | None:
+        """What P is drawn from, by the release that wrote the adapter, or by who used it; None where it isn't known."""
+        return self.said_seeding or (seeding(self.config.peft_version) if self.config.peft_version else None)
 
     @property
     def directory(self) -> Path:

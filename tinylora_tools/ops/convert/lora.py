@@ -20,6 +20,7 @@ from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
+from ...formats.peft_release import Seeding
 from ...formats.safetensors_writer import write_file
 from ...output.staging import staged_directory
 from ...progress import Progress
@@ -65,6 +66,8 @@ def to_lora(
     device: str = "cpu",
     threads: int | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     release: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -87,7 +90,7 @@ def to_lora(
         Let ranks differ between modules, instead of padding them with zeros to one.
     server : "peft" or "vllm"
         Who is going to read it; what it can't take is refused.
-    stream, module_order
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
         Where factors are computed, if they have to be, and with how many of torch's threads.
@@ -114,6 +117,8 @@ def to_lora(
         base,
         force=force,
         module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
         stream=stream,
         device=device,
         threads=threads,

@@ -47,8 +47,7 @@ class Packing:
     @classmethod
     def of(cls, adapter: Adapter, base: Base, v_dtype: str) -> Packing:
         """An adapter beside its base; v as `pack` rounds it."""
-        places = adapter.places
-        modules, told = _modules(base, adapter, sorted(adapter.modules, key=places.__getitem__))
+        modules, told = _modules(base, adapter, adapter.order)
         vectors = {group: _narrowed(adapter.vector(group), v_dtype, adapter.path) for group in adapter.header.vectors}
         return cls(adapter, base, modules, told, {m.name: adapter.training_dtype(m.name) for m in modules}, vectors)
 
@@ -142,9 +141,8 @@ def _projections(
     adapter: Adapter, stored: Mapping[str, NDArray[Any]], names: list[str], dtypes: Mapping[str, str]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The P that the file has to hold, and what the metadata say of the rest."""
-    places = adapter.places
     for stream in KNOWN_STREAMS:
-        drawn = (_drawn(adapter, stored[name].shape, places[name], dtypes[name], stream) for name in names)
+        drawn = (_drawn(adapter, stored[name].shape, i, dtypes[name], stream) for i, name in enumerate(names))
         if all(P.tobytes() == stored[name].tobytes() for name, P in zip(names, drawn, strict=True)):
             return {}, {} if stream == USUAL_STREAM else {"stream": stream}
     own: dict[bytes, int] = {}  # one that several modules share is stored once, with the first of them

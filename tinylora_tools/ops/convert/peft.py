@@ -16,6 +16,7 @@ from ...bases.base import Base
 from ...checks import dtype_named
 from ...errors import UnsupportedError
 from ...formats.peft_keys import factor_key
+from ...formats.peft_release import Seeding
 from ...formats.tensors import float_dtype
 from ...output.companions import copy_adapter_files
 from ...output.staging import staged_directory
@@ -49,6 +50,8 @@ def to_peft(
     device: str = "cpu",
     threads: int | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PeftReport:
@@ -65,7 +68,7 @@ def to_peft(
         Put P into the file, or leave it out where its seed draws it again; None leaves it as it is.
     adapter_dtype : str, optional
         Of A, B and P; refused where it would round. None leaves it as it is.
-    stream, module_order
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
         Where factors are computed, if they have to be, and with how many of torch's threads.
@@ -87,6 +90,8 @@ def to_peft(
         base,
         force=force,
         module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
         stream=stream,
         device=device,
         threads=threads,

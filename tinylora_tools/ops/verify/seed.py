@@ -13,6 +13,7 @@ from ...adapters.source import find_source
 from ...bases.base import Base, open_base
 from ...checks import one_of
 from ...errors import UndeterminedError
+from ...formats.peft_release import Seeding
 from ...progress import Progress
 from ...sources.locate import locate
 from ...wording import argument
@@ -41,6 +42,8 @@ def verify_seed(
     *,
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     against: str | Path | None = None,
     tolerance: float = 1e-5,
     device: str = "all",
@@ -55,9 +58,11 @@ def verify_seed(
     ----------
     adapter : path, or open adapter, optional
         Without one, this machine is verified.
-    base, module_order
+    base, module_order, first_adapter
         Tell the order of the adapter's modules; with `base`, a merge's bytes are computed at other numbers of threads
         and CPU features, and compared.
+    seeding
+        As `load_adapter`.
     against : path, optional
         For an adapter of PEFT 0.19 without P: a merged checkpoint, or an adapter with P, to recover the seed from.
     tolerance : float
@@ -82,7 +87,14 @@ def verify_seed(
     if adapter is None:
         checks, skipped = verify_machine(device)
     else:
-        opened = find_source(adapter).open(at, module_order=module_order, in_memory=at is not None, progress=progress)
+        opened = find_source(adapter).open(
+            at,
+            module_order=module_order,
+            first_adapter=first_adapter,
+            seeding=seeding,
+            in_memory=at is not None,
+            progress=progress,
+        )
         soundness.check(opened)
         notes = opened.notes
         verdict, checks = _verify(opened, at, against, tolerance)

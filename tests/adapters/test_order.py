@@ -11,11 +11,11 @@ from edited_files import WEIGHTS, Tensors, edited_copy, without_projections
 from fixture_data import Fixture, fixture
 from transformers import AutoModelForCausalLM
 
-from tinylora_tools.adapters.order import FirstAdapter, Order, find_order, first_in, order_of_first, read_module_order
+from tinylora_tools.adapters.order import FirstAdapter, Order, find_order, first_in, order_of_first
 from tinylora_tools.adapters.provenance import provenance
 from tinylora_tools.bases.architecture import Architecture
 from tinylora_tools.bases.base import Base
-from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError
+from tinylora_tools.errors import MismatchError, UndeterminedError
 from tinylora_tools.formats.peft_adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")  # 6 modules, P stored
@@ -97,18 +97,6 @@ def test_a_module_that_the_architecture_lacks_is_a_doubt_or_a_note(tmp_path: Pat
     edited_copy(LAYERS.name, tmp_path / "b", lambda t: (rename(t), without_projections(t)))
     doubtful = ordered(tmp_path / "b", architecture_of(LAYERS))
     assert (doubtful.names, [str(doubt) for doubt in doubtful.doubts]) == (None, found.notes)
-
-
-def test_orders_in_files(tmp_path: Path) -> None:
-    path = tmp_path / "order.txt"
-    path.write_text("# printed by PEFT\n\n  base_model.model.a.b \r\nc\n#d\n", "utf-8")
-    assert read_module_order(path) == ["a.b", "c"]
-    path.write_text("a\nbase_model.model.a\n")
-    with pytest.raises(FormatError, match="names a twice"):
-        read_module_order(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(FormatError, match="not a text file"):
-        read_module_order(path)
 
 
 def test_any_modules_of_the_model_may_be_listed() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..bases.architecture import Architecture, from_class_name
 from ..bases.base import Base
+from ..bases.listing import read_module_order
 from ..core.lowrank import left_factor, projected, training_dtype
 from ..core.streams import projection
 from ..errors import UndeterminedError
@@ -21,7 +22,7 @@ from ..formats.peft_release import Seeding
 from ..sources.locate import locate, locate_base
 from . import soundness
 from .numbering import Numbering, number_modules
-from .order import FirstAdapter, first_in, read_module_order
+from .order import FirstAdapter, first_in
 from .provenance import Provenance, drawn_projections, provenance, require_seed
 
 #: What of an adapter follows from its base and order, and stays with them.

@@ -7,28 +7,19 @@ in another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
-from ..bases.architecture import Architecture, generalised
-from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError
+from ..bases.architecture import Architecture
+from ..bases.listing import HOW_TO_LIST, alphabetical, differ, read_module_order, refuse_impossible
+from ..errors import MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
 from ..formats.peft_release import numbers_by_first
 from ..sources.locate import locate
 from ..wording import argument
 from .counting import MatchesInside, ways_to_add
 from .provenance import Provenance
-
-#: How to print what the order is read from.
-HOW_TO_LIST = (
-    "print(*(name for name, _ in model.named_modules()), sep='\\n') lists them; the keys of a checkpoint stand in "
-    "another order"
-)
-
-#: Modules of so many kinds in alphabetical order are remarkable.
-_REMARKABLE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +43,6 @@ class FirstAdapter:
 
     names: tuple[str, ...]
     ordered: bool
-
-
-def read_module_order(path: Path) -> list[str]:
-    """Module names from a file, one a line; empty lines and lines that start with `#` don't count."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise FormatError("not a text file", where=path, hint="Give one module name a line, in UTF-8.") from None
-    names = [line.strip().removeprefix("base_model.model.") for line in lines]
-    names = [name for name in names if name and not name.startswith("#")]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise FormatError(f"names {twice[0]} twice", where=path, hint="Give each module once.")
-    return names
 
 
 def first_in(first: str | Path | Sequence[str] | FirstAdapter | None, adapter: PeftAdapter) -> FirstAdapter | None:
@@ -133,7 +110,7 @@ def find_order(
         return Order(None, "unknown", [error])
     if by_seed is not None and by_seed != names:
         conflict = UndeterminedError(
-            _differ("the stored P say", by_seed, f"the architecture {architecture.model_type} says", names),
+            differ("the stored P say", by_seed, f"the architecture {architecture.model_type} says", names),
             where=adapter.file.path,
             hint=f"Say which order is right with {argument('module_order', ...)} (one module name a line).",
         )
@@ -169,7 +146,7 @@ def order_of_first(
             where=adapter.file.path,
             hint=ways_out(),
         )
-    _refuse_impossible(names, "first_adapter", adapter.file.path)
+    refuse_impossible(names, "first_adapter", adapter.file.path)
     return names
 
 
@@ -184,7 +161,7 @@ def _given_order(
             where=adapter.file.path,
             hint=f"List every targeted module, in the order of model.named_modules(): {HOW_TO_LIST}.",
         )
-    _refuse_impossible(listed, "module_order", adapter.file.path)
+    refuse_impossible(listed, "module_order", adapter.file.path)
     names = [name for name in listed if name in adapter.modules]
     by_seed, known = found.order, _known_order(adapter, architecture)
     if by_seed == names or known == names:
@@ -194,7 +171,7 @@ def _given_order(
     if by_seed is not None or known is not None:
         says = "the stored P say" if by_seed is not None else f"transformers' {_type(architecture)} says"
         raise MismatchError(
-            _differ(says, by_seed or known or [], f"{argument('module_order')} says", names),
+            differ(says, by_seed or known or [], f"{argument('module_order')} says", names),
             where=adapter.file.path,
             hint=f"Leave {argument('module_order')} out: the order is known. {_own_code(architecture, by_seed)}"
             f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
@@ -207,7 +184,7 @@ def _given_order(
                 where=adapter.file.path,
                 hint=f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
             )
-    return Order(names, "given", notes=_alphabetical(names))
+    return Order(names, "given", notes=alphabetical(names))
 
 
 def matches_inside(adapter: PeftAdapter) -> MatchesInside:
@@ -233,44 +210,6 @@ def _known_order(adapter: PeftAdapter, architecture: Architecture | None) -> lis
         return architecture.sort_modules(adapter.modules) if architecture else None
     except UndeterminedError:
         return None
-
-
-def _differ(one_says: str, one: Sequence[str], other_says: str, other: Sequence[str]) -> str:
-    place = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-    return f"{one_says} that module {place} is {one[place]}, {other_says} {other[place]}"
-
-
-def _refuse_impossible(names: Sequence[str], said_by: str, where: Path) -> None:
-    """Raise MismatchError for a list that isn't in the order of any model's named_modules(), which goes through each
-    module's children one after the other, and through numbered ones by their numbers."""
-    left: set[str] = set()
-    for before, name in pairwise(names):
-        old, new = before.split("."), name.split(".")
-        depth = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        left.update(".".join(old[:end]) for end in range(depth + 1, len(old) + 1))
-        again = any(".".join(new[:end]) in left for end in range(1, len(new) + 1))
-        back = depth < min(len(old), len(new)) and old[depth].isdigit() and new[depth].isdigit()
-        if again or (back and int(new[depth]) < int(old[depth])):
-            raise MismatchError(
-                f"{argument(said_by)} names {name} behind {before}: model.named_modules() has them in another order",
-                where=where,
-                hint=f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
-            )
-
-
-def _alphabetical(names: Sequence[str]) -> list[str]:
-    """A note where nothing but the list tells the order, and it is that of a checkpoint's keys."""
-    if len({generalised(name) for name in names}) < _REMARKABLE or list(names) != _natural_order(names):
-        return []
-    return [
-        f"{argument('module_order')} is in alphabetical order, as the keys of a checkpoint are: is it the model's? "
-        f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}"
-    ]
-
-
-def _natural_order(names: Iterable[str]) -> list[str]:
-    """By the names' parts, numbers by their value."""
-    return sorted(names, key=lambda name: [(int(p) if p.isdigit() else 0, p) for p in name.split(".")])
 
 
 def _other_targets(adapter: PeftAdapter) -> Path | None:

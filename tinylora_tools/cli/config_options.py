@@ -10,7 +10,7 @@ import click
 
 from ..errors import FormatError
 from ..formats.peft_config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
-from .options import FINITE, Decorator, all_of, module_order_option
+from .options import FINITE, Decorator, Dtype, all_of, module_order_option
 
 #: PEFT's defaults.
 _DEFAULT = TinyLoraConfig()
@@ -133,6 +133,15 @@ _MODEL_OPTIONS: tuple[Decorator, ...] = (
         help="The generation of transformers whose module names count. Default: the newest.",
     ),
     module_order_option,
+)
+
+
+adapter_dtype_option: Decorator = click.option(
+    "--adapter-dtype",
+    type=Dtype("auto"),
+    default="float32",
+    show_default=True,
+    help="Of what comes of 16-bit weights; auto is each weight's own, as with PEFT's autocast_adapter_dtype=False.",
 )
 
 

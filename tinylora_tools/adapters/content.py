@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import UnsupportedError
 from ..formats import third_party
 from ..formats.packed import Packed, as_packed, is_packed
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
@@ -11,6 +12,7 @@ from ..formats.safetensors_file import SafetensorsFile, read_header
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
 from ..formats.torch_file import load_pickle, torch_file_of
+from ..wording import call
 
 
 def content_of(path: Path) -> PeftAdapter | Packed | Found:
@@ -31,3 +33,12 @@ def open_file(path: Path) -> TensorFile | Found | Packed:
     if (found := third_party.recognise(path, content)) is not None:
         return found
     return content if isinstance(content, SafetensorsFile) else torch_file_of(path, content)
+
+
+def another_project(path: Path, dialect: str) -> UnsupportedError:
+    """What to say of a third-party adapter where only PEFT's and packed ones are taken."""
+    return UnsupportedError(
+        f"is another project's adapter ({dialect})",
+        where=path,
+        hint=f"Make it PEFT's first: {call('to_peft', path, 'ADAPTER', base=...)}",
+    )

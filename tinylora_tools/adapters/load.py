@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,18 @@ class Adapter:
         known = {"provenance", *_BY_ORDER} if as_it_was else {"provenance"}
         vars(other).update({name: value for name, value in vars(self).items() if name in known})
         return other
+
+    def holding(self, header: PeftAdapter, note: str) -> Adapter:
+        """The same adapter with other content, and a note on where that comes from."""
+        return Adapter(
+            replace(header, said_seeding=self.header.said_seeding),
+            base=self._base,
+            module_order=self._module_order,
+            first_adapter=self._first_adapter,
+            stream=self.stream,
+            imported=(*self.imported, note),
+            companions=self.companions,
+        )
 
     def __repr__(self) -> str:
         return f"<Adapter {self.path}: {len(self.modules)} modules, r={self.config.r}, u={self.config.u}>"

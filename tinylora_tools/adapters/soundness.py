@@ -13,7 +13,7 @@ from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.peft_release import Seeding, saves_biases
 from ..wording import argument, call
-from .completeness import missing_modules
+from .completeness import incomplete
 from .provenance import regime, straddles
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def check(adapter: Adapter) -> None:
 def problems(adapter: Adapter) -> list[MismatchError]:
     """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
     found = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
-    return [*_incomplete(adapter), *found] or _broken_vectors(adapter)
+    lacking = incomplete(adapter)
+    return [*([lacking] if lacking else []), *found] or _broken_vectors(adapter)
 
 
 def with_seeding(header: PeftAdapter, seeding: Seeding) -> PeftAdapter:
@@ -94,22 +95,6 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     if adapter.has_config and len(adapter.vectors) > len(adapter.modules):
         found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
     return found
-
-
-def _incomplete(adapter: Adapter) -> list[MismatchError]:
-    missing = missing_modules(adapter)
-    if not missing:
-        return []
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return [
-        MismatchError(
-            f"the file lacks {missing[0]}{more}, which its configuration targets in the base: their part of the update "
-            "would be lost",
-            hint="PEFT leaves modules out when another adapter in the model is called like a part of their names. Load "
-            "the adapter with PEFT, which computes what is missing from the base, and save it from a model without the "
-            "other. If the base is another than it was trained on, name its own.",
-        )
-    ]
 
 
 def _broken_vectors(adapter: Adapter) -> list[MismatchError]:

@@ -18,9 +18,9 @@ from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
 from ..progress import NoProgress, Progress
 from ..sources.locate import HUB_PREFIX, locate, locate_base
-from ..wording import argument, call
+from ..wording import argument
 from .answers import Answers
-from .content import content_of
+from .content import another_project, content_of
 from .load import Adapter, ModuleOrder, order_in
 
 PEFT, PACKED = "peft", "packed"
@@ -83,6 +83,7 @@ class Source:
         threads: int | None = None,
         in_memory: bool = False,
         keep_weights: bool = False,
+        complete: bool = False,
         progress: Progress | None = None,
     ) -> Adapter:
         """The open adapter.
@@ -100,6 +101,8 @@ class Source:
             Read every tensor now, once.
         keep_weights : bool
             Keep weights that are read for factors in memory, in `base`, if they fit.
+        complete : bool
+            Compute the modules that the file lacks, from the base and the seed.
         progress : Progress, optional
 
         Raises
@@ -139,7 +142,7 @@ class Source:
         else:
             header = content.in_memory() if in_memory else content
         named = isinstance(content, PeftAdapter) and self.path.is_dir()
-        return Adapter(
+        opened = Adapter(
             header,
             base=base,
             module_order=order,
@@ -149,6 +152,11 @@ class Source:
             imported=tuple(notes),
             companions=header.directory if named else None,
         )
+        if complete:
+            from .completion import completed  # which needs torch
+
+            opened = completed(opened, device=device, progress=progress)
+        return opened
 
     def _base_at_hand(self, packed: Packed) -> Base:
         found = self.named_base
@@ -281,15 +289,6 @@ def find_sources(paths: Sequence[str | Path | Source | Adapter] | str | Path | S
 def adapter_of(path: Path, file: TensorFile) -> Source | None:
     """The adapter in an open file; None where its tensors are none of one."""
     return Source(path, PEFT, adapter_in(path, file)) if is_adapter(file.tensors) else None
-
-
-def another_project(path: Path, dialect: str) -> UnsupportedError:
-    """What to say of a third-party adapter where only PEFT's and packed ones are taken."""
-    return UnsupportedError(
-        f"is another project's adapter ({dialect})",
-        where=path,
-        hint=f"Make it PEFT's first: {call('to_peft', path, 'ADAPTER', base=...)}",
-    )
 
 
 def name_the_base(name: str | None) -> str:

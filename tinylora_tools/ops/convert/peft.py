@@ -46,6 +46,7 @@ def to_peft(
     base: str | Path | Base | None = None,
     save_projection: bool | None = None,
     adapter_dtype: str | None = None,
+    complete: bool = False,
     stream: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -68,6 +69,8 @@ def to_peft(
         Put P into the file, or leave it out where its seed draws it again; None leaves it as it is.
     adapter_dtype : str, optional
         Of A, B and P; refused where it would round. None leaves it as it is.
+    complete : bool
+        Compute the modules that the file lacks, as PEFT does when it loads it: from the base's weights and the seed.
     stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
@@ -89,6 +92,7 @@ def to_peft(
         adapter,
         base,
         force=force,
+        complete=complete,
         module_order=module_order,
         first_adapter=first_adapter,
         seeding=seeding,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...adapters.content import open_file
+from ...adapters.content import another_project, open_file
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, adapter_of, another_project, find_source
+from ...adapters.source import Source, adapter_of, find_source
 from ...bases.base import Base, open_base
 from ...errors import FormatError
 from ...formats import third_party

@@ -164,7 +164,7 @@ def _may_be_one_group(adapter: PeftAdapter, modules: int) -> bool:
 
 
 def _ranges(numbers: list[int]) -> str:
-    if numbers == list(range(len(numbers))):
+    if numbers and numbers == list(range(len(numbers))):
         return f"0 to {len(numbers) - 1}" if len(numbers) > 1 else "0"
-    shown = ", ".join(map(str, numbers[:8]))
+    shown = ", ".join(map(str, numbers[:8])) or "none"
     return shown + (", ..." if len(numbers) > 8 else "")

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from .load import Adapter
 
 _NOTHING = "every trained vector is zero: the adapter changes nothing"
+_NO_VECTORS = "no trained vector (tinylora_v) is in the file"
+_LEFT_OUT = (
+    "PEFT leaves vectors out when it is given the state dict of a model that DistributedDataParallel wraps, and that of "
+    "group 0 beside an adapter that is called '0'. Save the adapter again from the process that trained it, from the "
+    "model inside."
+)
 _EDITED = "Was the file or its adapter_config.json edited? Save the adapter again."
 
 
@@ -33,7 +39,10 @@ def check(adapter: Adapter) -> None:
 
 def problems(adapter: Adapter) -> list[MismatchError]:
     """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
-    found = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
+    found = [
+        MismatchError(what, hint=_LEFT_OUT if what == _NO_VECTORS else _EDITED)
+        for what in _contradictions(adapter.header)
+    ]
     lacking = incomplete(adapter)
     return [*([lacking] if lacking else []), *found] or _broken_vectors(adapter)
 
@@ -75,7 +84,7 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     if not adapter.modules:
         found.append("no module has factors")
     if not adapter.vectors:
-        found.append("no trained vector (tinylora_v) is in the file")
+        found.append(_NO_VECTORS)
     r, u = adapter.config.r, adapter.config.u
     said_by = "adapter_config.json says" if adapter.has_config else "the vectors say"
     found += [

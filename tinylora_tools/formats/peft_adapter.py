@@ -14,8 +14,9 @@ from ..errors import FormatError, UnsupportedError
 from .checkpoint import read_tensor_file
 from .memory_file import MemoryFile
 from .peft_config import CONFIG_NAME, TinyLoraConfig, read_config
-from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter
+from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter, plain_keys
 from .peft_release import Seeding, seeding
+from .plain_names import renamed
 from .tensors import TensorFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     config = read_config(config_path) if config_path.is_file() else None
     if not is_adapter(file.tensors):
         raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
-    return sort_keys(path, file, config)
+    return sort_keys(path, renamed(file, plain_keys(file.tensors)), config)
 
 
 def _weights_of(directory: Path) -> Path:

@@ -67,7 +67,7 @@ def plan_merge(
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,
-        warnings=(*_unscaled(adapters, scales), *names.notes),
+        warnings=(*_unscaled(adapters, scales), *checkpoint.notes, *names.notes),
     )
 
 

@@ -168,6 +168,7 @@ class Adapter:
             architecture=self.architecture,
             module_order=self._module_order,
             first_adapter=self._first_adapter,
+            base=self.base,
         )
 
     @cached_property

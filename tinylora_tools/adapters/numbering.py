@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bases.architecture import Architecture
+from ..bases.base import Base
 from ..core.tying import group_count
 from ..errors import MismatchError, TinyLoraError
 from ..formats.peft_adapter import PeftAdapter
@@ -53,18 +54,20 @@ def number_modules(
     architecture: Architecture | None = None,
     module_order: Sequence[str] | None = None,
     first_adapter: FirstAdapter | None = None,
+    base: Base | None = None,
 ) -> Numbering:
     """Places and groups of the adapter's modules.
 
     `module_order` may name any modules of the model, in its order; those that the adapter targets count.
-    `first_adapter` are the targets of the one that was in the model before; None where nobody says.
+    `first_adapter` are the targets of the one that was in the model before; None where nobody says. `base` is what was
+    asked for the architecture, where something was.
 
     Raises
     ------
     MismatchError
         If what is given contradicts what is known.
     """
-    order = find_order(adapter, found, architecture, module_order, first_adapter)
+    order = find_order(adapter, found, architecture, module_order, first_adapter, base)
     keys = set(adapter.vectors)
     if order.names is None:
         one = len(keys) == 1 and _may_be_one_group(adapter, len(adapter.modules))
@@ -73,7 +76,7 @@ def number_modules(
         return Numbering(None, group, "one group" if one else order.source, None, tuple(doubts), tuple(order.notes))
     first = None
     if first_adapter is not None:
-        first = order_of_first(first_adapter, adapter, architecture, module_order)
+        first = order_of_first(first_adapter, adapter, architecture, module_order, base)
     ways = _ways(adapter, found, architecture, order.names, first)
     group, doubt = _settle(adapter, ways)
     if doubt is not None and len(keys) == 1 and _may_be_one_group(adapter, len(order.names)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bases.architecture import Architecture
+from ..bases.base import Base
 from ..bases.listing import HOW_TO_LIST, alphabetical, differ, read_module_order, refuse_impossible
 from ..errors import MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
@@ -59,11 +60,14 @@ def first_in(first: str | Path | Sequence[str] | FirstAdapter | None, adapter: P
     return FirstAdapter(() if itself else tuple(other.modules), ordered=False)
 
 
-def ways_out() -> str:
+def ways_out(base: Base | None) -> str:
     """What to do where the architecture isn't known."""
+    if base is None:
+        first = f"Name the base model with {argument('base')}, so that its config.json tells the architecture, or give"
+    else:
+        first = "Put the model's own config.json beside its weights, or give" if base.config is None else "Give"
     return (
-        f"Name the base model with {argument('base')}, so that its config.json tells the architecture, or give the "
-        f"modules with {argument('module_order', ...)}, all of them or the targeted ones, in the order of "
+        f"{first} the modules with {argument('module_order', ...)}, all of them or the targeted ones, in the order of "
         f"model.named_modules(), one name a line: {HOW_TO_LIST}."
     )
 
@@ -82,6 +86,7 @@ def find_order(
     architecture: Architecture | None,
     module_order: Sequence[str] | None,
     first: FirstAdapter | None,
+    base: Base | None = None,
 ) -> Order:
     """The order of the adapter's modules, by what is known of it; raises MismatchError for a list that is wrong."""
     if module_order is None and architecture is None and first is not None and first.ordered:
@@ -100,8 +105,9 @@ def find_order(
         return Order(by_seed, "stored P")
     if architecture is None:
         what = "the seeds of the stored P don't tell it" if adapter.has_projections else "P isn't stored"
-        what = f"the order of the modules is in no file: {what}, and no architecture is known"
-        return Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=ways_out())])
+        unknown = "no architecture is known" if base is None else f"of the base {base.path}: {base.unknown}"
+        what = f"the order of the modules is in no file: {what}, and {unknown}"
+        return Order(None, "unknown", [UndeterminedError(what, where=adapter.file.path, hint=ways_out(base))])
     try:
         names = architecture.sort_modules(adapter.modules)
     except UndeterminedError as error:
@@ -123,6 +129,7 @@ def order_of_first(
     adapter: PeftAdapter,
     architecture: Architecture | None,
     module_order: Sequence[str] | None,
+    base: Base | None = None,
 ) -> list[str]:
     """The first adapter's modules in the model's order.
 
@@ -144,7 +151,7 @@ def order_of_first(
         raise UndeterminedError(
             f"the order of the modules of {argument('first_adapter')} is in no file",
             where=adapter.file.path,
-            hint=ways_out(),
+            hint=ways_out(base),
         )
     refuse_impossible(names, "first_adapter", adapter.file.path)
     return names

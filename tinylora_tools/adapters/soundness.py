@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bases.orientation import untransposed
+from ..bases.tensor_names import BaseNames
 from ..errors import MismatchError
+from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.peft_release import Seeding, saves_biases
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
 _NOTHING = "every trained vector is zero: the adapter changes nothing"
 _NO_VECTORS = "no trained vector (tinylora_v) is in the file"
 _LEFT_OUT = (
-    "PEFT leaves vectors out when it is given the state dict of a model that DistributedDataParallel wraps, and that of "
-    "group 0 beside an adapter that is called '0'. Save the adapter again from the process that trained it, from the "
-    "model inside."
+    "PEFT leaves vectors out when it is given the state dict of a model that DistributedDataParallel wraps, and that "
+    "of group 0 beside an adapter that is called '0'. Save the adapter again from the process that trained it, from "
+    "the model inside."
 )
 _EDITED = "Was the file or its adapter_config.json edited? Save the adapter again."
 
@@ -44,7 +47,7 @@ def problems(adapter: Adapter) -> list[MismatchError]:
         for what in _contradictions(adapter.header)
     ]
     lacking = incomplete(adapter)
-    return [*([lacking] if lacking else []), *found] or _broken_vectors(adapter)
+    return [*([lacking] if lacking else []), *found] or _untransposed(adapter) or _broken_vectors(adapter)
 
 
 def with_seeding(header: PeftAdapter, seeding: Seeding) -> PeftAdapter:
@@ -104,6 +107,25 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     if adapter.has_config and len(adapter.vectors) > len(adapter.modules):
         found.append(f"{len(adapter.vectors)} trained vectors for {len(adapter.modules)} modules")
     return found
+
+
+def _untransposed(adapter: Adapter) -> list[MismatchError]:
+    """Factors that PEFT made of a Conv1D's weight as it is stored, and can't compute with itself."""
+    base, architecture = adapter.base, adapter.architecture
+    kinds = [architecture.kind(name) for name in adapter.modules] if architecture else []
+    if base is None or "Conv1D" not in kinds or not (base.path.is_file() or is_checkpoint(base.path)):
+        return []
+    names = BaseNames(base.checkpoint, architecture)
+    return [
+        MismatchError(
+            f"{name}: its factors are for a weight of shape ({parts.out_features}, {parts.in_features}), but the "
+            "layer, a Conv1D, has the transpose: PEFT makes such factors for an adapter that is added to a layer which "
+            "another one wraps, and its own forward pass fails with them",
+            hint="Train the adapter alone, or with fan_in_fan_out=True in its configuration.",
+        )
+        for name, parts in adapter.modules.items()
+        if untransposed(names, name, (parts.out_features, parts.in_features))
+    ]
 
 
 def _broken_vectors(adapter: Adapter) -> list[MismatchError]:

@@ -48,7 +48,7 @@ def inspect(
     FormatError
         If it is neither, or damaged.
     """
-    at = None if base is None else open_base(base).require_config()
+    at = None if base is None else open_base(base).require_model()
     found = _told_apart(source)
     if isinstance(found, Packed):
         from .packed import inspect_packed

@@ -83,7 +83,7 @@ def verify_seed(
     one_of("device", device, ("all", "cpu", *DEVICES))
     skipped: list[str] = []
     verdict, notes = None, tuple[str, ...]()
-    at = None if base is None else open_base(base).require_config()
+    at = None if base is None else open_base(base).require_model()
     if adapter is None:
         checks, skipped = verify_machine(device)
     else:

@@ -14,6 +14,8 @@ from tinylora_tools.formats.checkpoint import read_tensor_file
 from tinylora_tools.formats.memory_file import MemoryFile
 from tinylora_tools.formats.plain_names import plain_names, renamed
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # importing torch's compiler warns
+
 
 def model() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 3)))

@@ -8,6 +8,7 @@ from ..errors import UnsupportedError
 from ..formats import third_party
 from ..formats.packed import Packed, as_packed, is_packed
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
+from ..formats.placeholders import refuse_pointer
 from ..formats.safetensors_file import SafetensorsFile, read_header
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
@@ -27,6 +28,7 @@ def content_of(path: Path) -> PeftAdapter | Packed | Found:
 def open_file(path: Path) -> TensorFile | Found | Packed:
     """What is in a file that is named by itself: an adapter's or a checkpoint's tensors, a packed adapter, or one of
     another project."""
+    refuse_pointer(path)
     content = read_header(path, keep_open=True) if path.suffix == ".safetensors" else load_pickle(path)
     if isinstance(content, SafetensorsFile) and is_packed(content.metadata):
         return as_packed(content)

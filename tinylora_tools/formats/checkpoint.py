@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from .json_file import read_object
 from .memory_file import MemoryFile
+from .placeholders import GATHER, refuse_pointer, said_of_spread, spread
 from .plain_names import plain_names, renamed
 from .safetensors_file import read_header
 from .tensors import TensorFile, TensorInfo
@@ -127,7 +128,10 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
 
 def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
     """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
-    return read_header(path, keep_open=keep_open) if path.suffix == ".safetensors" else read_torch_file(path)
+    if path.suffix == ".safetensors":
+        return read_header(path, keep_open=keep_open)
+    refuse_pointer(path)
+    return read_torch_file(path)
 
 
 def read_model_config(directory: Path) -> Mapping[str, Any] | None:
@@ -166,7 +170,16 @@ def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | 
 
 
 def _plainly(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint without what a wrapped model left in its tensors' names."""
+    """The same checkpoint without what a wrapped model left in its tensors' names.
+
+    Raises
+    ------
+    FormatError
+        If its weights are spread over the processes that trained it.
+    """
+    for shard in checkpoint.shards:
+        if weights := [name for name in spread(shard.tensors) if name.endswith("weight")]:
+            raise FormatError(said_of_spread(weights), where=shard.path, hint=GATHER)
     names = plain_names(dict.fromkeys(name for shard in checkpoint.shards for name in shard.tensors))
     if not names:
         return checkpoint

@@ -16,6 +16,7 @@ from .memory_file import MemoryFile
 from .peft_config import CONFIG_NAME, TinyLoraConfig, read_config
 from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter, plain_keys
 from .peft_release import Seeding, seeding
+from .placeholders import GATHER, said_of_spread, spread
 from .plain_names import renamed
 from .tensors import TensorFile, TensorInfo
 
@@ -180,6 +181,10 @@ def read_adapter(path: Path) -> PeftAdapter:
 
 def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     """The adapter in an open weights file; raises as `read_adapter`, whose `path` this is."""
+    if not file.tensors:
+        raise FormatError("holds no tensor at all", where=file.path, hint="Save the adapter again.")
+    if names := spread(file.tensors):
+        raise FormatError(said_of_spread(names), where=file.path, hint=GATHER)
     config_path = file.path.parent / CONFIG_NAME
     config = read_config(config_path) if config_path.is_file() else None
     if not is_adapter(file.tensors):

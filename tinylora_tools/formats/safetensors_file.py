@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from .placeholders import refuse_pointer
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
     FormatError
         For anything that breaks the format, naming the tensor and the rule.
     """
+    refuse_pointer(path)
     with path.open("rb") as file:
         file.seek(0, 2)
         size = file.tell()

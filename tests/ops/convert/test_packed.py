@@ -168,9 +168,7 @@ def test_a_base_without_a_configuration_does_both_ways(tmp_path: Path) -> None:
     weights = "adapter_model.safetensors"
     assert (tmp_path / "lora" / weights).read_bytes() == (tmp_path / "same" / weights).read_bytes()
     seed_only = fixture("peft021-13-numbers").adapter
-    with pytest.raises(
-        UndeterminedError, match="of the base .*base: no config.json beside it tells the arch"
-    ) as caught:
+    with pytest.raises(UndeterminedError, match=r"of the base .*base: no config\.json beside it tells the") as caught:
         to_lora(seed_only, tmp_path / "no", base=base)
     assert str(caught.value.hint).startswith("Put the model's own config.json beside its weights, or give the modules")
     with pytest.raises(FormatError, match=r"no model here: neither a config\.json nor weights"):

@@ -15,6 +15,7 @@ from typing import Literal
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.updates import vocabularies
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
@@ -142,7 +143,7 @@ def to_lora(
         tensors=len(plan.tensors),
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=[*soundness.notes_of(loaded), *_dropped_by_peft(loaded, server)],
+        warnings=[*soundness.notes_of(loaded), *_resized(loaded), *_dropped_by_peft(loaded, server)],
     )
 
 
@@ -154,6 +155,20 @@ def _require_one_base(loaded: Sequence[Adapter]) -> None:
             f"the adapters name different bases: {', '.join(names)}",
             hint=f"If they are one, say with {argument('base')} which; else convert them one by one.",
         )
+
+
+def _resized(loaded: Sequence[Adapter]) -> list[str]:
+    """A warning where the vocabulary was resized for training: the result loads only into a base that is resized."""
+    found: dict[str, str] = {}
+    for adapter in loaded:
+        for parameter, own, others in vocabularies(adapter):
+            found.setdefault(
+                parameter,
+                f"{parameter} has {own} rows, the base's {others}: the vocabulary was resized for training. The base "
+                f"has to be resized before the adapter is loaded, model.resize_token_embeddings({own}); servers don't "
+                "do that, so for them save the resized base first",
+            )
+    return list(found.values())
 
 
 def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:

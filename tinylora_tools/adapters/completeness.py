@@ -58,25 +58,30 @@ def _model_and_targets(adapter: Adapter) -> tuple[ModelModules | None, Sequence[
 def missing_modules(adapter: Adapter) -> list[str]:
     """Modules that the configuration targets in the adapter's base and its file lacks, in the model's order; empty too
     where nothing tells what it targets."""
-    return [module.name for module in targeted_modules(adapter) if module.name not in adapter.modules]
+    return _lacking(adapter)[0]
 
 
 def missing_parameters(adapter: Adapter) -> list[str]:
     """Parameters that are trained whole (modules_to_save, and the head of a task) and that the file lacks, of those
     that the base has."""
-    model, _ = _model_and_targets(adapter)
+    return _lacking(adapter)[1]
+
+
+def _lacking(adapter: Adapter) -> tuple[list[str], list[str]]:
+    model, targeted = _model_and_targets(adapter)
     if model is None:
-        return []
+        return [], []
     saved = tuple(f"{name}." for name in saved_modules(model, adapter.config))
-    trained = [name for name in model.parameters if name.startswith(saved) and name.endswith((".weight", ".bias"))]
-    return [name for name in trained if name not in adapter.header.replaced]
+    whole = [name for name in model.parameters if name.startswith(saved) and name.endswith((".weight", ".bias"))]
+    modules = [module.name for module in targeted if module.name not in adapter.modules]
+    return modules, [name for name in whole if name not in adapter.header.replaced]
 
 
 def incomplete(adapter: Adapter) -> MismatchError | None:
     """What to say of an adapter whose file lacks modules; None where none is known to be missing."""
-    missing = missing_modules(adapter)
+    missing, parameters = _lacking(adapter)
     if not missing:
-        return _lost(missing_parameters(adapter))
+        return _lost(parameters)
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     like = _in_all(missing, adapter.modules)
     called = f", such as {' or '.join(map(repr, like))}" if like else ""

@@ -121,8 +121,8 @@ def _ways(
         # all modules, or (added to wrapped layers) one for each.
         others = [] if found.shared else [architecture.sort_modules(modules) for modules in adapter.leaked.values()]
         return [one for other in others for one in behind(other)] or [own]
-    if found.shared or numbers_by_first(adapter.config.peft_version or ""):
-        return [own]
+    if found.shared or not found.offsets or numbers_by_first(adapter.config.peft_version or ""):
+        return [own]  # and where nothing shows what was before it, no other
     fits = contradicts(own.place, found) is None
     if fits and (set(own.group.values()) == set(adapter.vectors) or not any(map(inside, names))):
         return [own]

@@ -110,7 +110,8 @@ def _verify(
 ) -> tuple[AdapterVerdict, list[Check]]:
     verdict, checks = verify_adapter(adapter, tolerance)
     if against is not None:
-        if verdict.regime != "shared-projection":
+        straddling = adapter.header.has_config and verdict.regime == "unknown"  # it may be lost
+        if verdict.regime != "shared-projection" and not straddling:
             what = f"{argument('against')} recovers a lost seed; this adapter's isn't lost"
             raise UndeterminedError(what, where=adapter.path)
         offset = recover_offset(adapter, against, base)

@@ -7,6 +7,7 @@ that it goes only where every name begins with it. A name that would be another'
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -24,17 +25,20 @@ _PARALLEL = "module."
 def plain_names(names: Iterable[str], root: str = "") -> dict[str, str]:
     """Names that are wrapped to what they are without it; `root` is what all modules' names begin with."""
     names = list(names)
-    bare = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    bare = {name: _unwrapped(name) for name in names}
     for start in ("", root) if root else ("",):
         below = [name for name, plain in bare.items() if plain.startswith(start)]
         if below and all(bare[name].startswith(start + _PARALLEL) for name in below):
             bare |= {name: start + bare[name].removeprefix(start + _PARALLEL) for name in below}
-    taken = [plain for name, plain in bare.items() if plain != name]
-    return {
-        name: plain
-        for name, plain in bare.items()
-        if plain != name and plain and plain not in bare and taken.count(plain) == 1
-    }
+    changed = {name: plain for name, plain in bare.items() if plain != name}
+    times = Counter(changed.values())
+    return {name: plain for name, plain in changed.items() if plain and plain not in bare and times[plain] == 1}
+
+
+def _unwrapped(name: str) -> str:
+    if not any(wrapper in name for wrapper in WRAPPERS):  # of nearly all checkpoints, all names
+        return name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def renamed(file: TensorFile, names: Mapping[str, str]) -> TensorFile:

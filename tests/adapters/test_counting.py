@@ -43,7 +43,7 @@ def counted(first: Sequence[str], second: str | list[str], tying: float) -> tupl
 @pytest.mark.parametrize(("first", "second", "tying"), CASES)
 def test_an_added_adapter_is_counted_as_peft_counts_it(first: list[str], second: str | list[str], tying: float) -> None:
     names, wanted, targets = counted(first, second, tying)
-    found = added(names, tying, first=targets, inside=lambda name: inside(second, name), stale=False)
+    found = added(names, tying, first=targets, inside=lambda name: inside(second, name))
     assert (found.place, found.group) == (wanted.place, wanted.group)
     offsets = {name: (place,) for name, place in wanted.place.items()}
     ways = ways_to_add(names, tying, offsets=offsets, inside=lambda name: inside(second, name))
@@ -61,6 +61,9 @@ def test_until_peft_0_20_the_first_adapter_s_numbers_served_the_second() -> None
     names = [f"layers.{i}.{p}" for i in range(12) for p in "vo"]
     mixed = added(names, 0.0, first=first, inside=lambda name: False, stale=True)
     assert list(mixed.group.values()) == [2, *range(1, 24)]  # the first v by the first adapter, the rest by its own
+    assert list(mixed.place.values())[:4] == [2, 1, 5, 3]  # of 0.19.2.dev0, which keeps the numbers of wrapped layers
+    older = added(names, 0.0, first=first, inside=lambda name: False, stale=True, anew=True)
+    assert (list(older.place.values()), older.group) == (list(mixed.group.values()), mixed.group)
 
 
 def test_the_only_adapter_s_places_are_its_own() -> None:

@@ -3,7 +3,7 @@
 An adapter's modules are numbered in the order of named_modules(); groups follow from the number, the seeds of P from
 the number that a layer had when it was wrapped. In a model that has an adapter already three things are otherwise:
 
-- layers that the first adapter wrapped keep its numbers for the seeds;
+- layers that the first adapter wrapped keep its numbers for the seeds (but under PEFT 0.19.0 and 0.19.1);
 - an expression that matches `...q_proj.base_layer` too counts a wrapped layer twice, itself and what it wraps, though
   it is adapted once: all behind it move up;
 - until PEFT 0.20 the first adapter's numbers served the second one too, until it met a module that the first lacked.
@@ -36,10 +36,18 @@ class Counted:
 
 def alone(names: Sequence[str], tying: float) -> Counted:
     """Modules, in the model's order, of the only adapter, or of the first one."""
-    return added(names, tying, first=(), inside=lambda name: False, stale=False)
+    return added(names, tying, first=(), inside=lambda name: False)
 
 
-def added(names: Sequence[str], tying: float, *, first: Sequence[str], inside: MatchesInside, stale: bool) -> Counted:
+def added(
+    names: Sequence[str],
+    tying: float,
+    *,
+    first: Sequence[str],
+    inside: MatchesInside,
+    stale: bool = False,
+    anew: bool = False,
+) -> Counted:
     """Modules of an adapter that was added to another, whose targets are `first`; both in the model's order.
 
     Parameters
@@ -51,6 +59,8 @@ def added(names: Sequence[str], tying: float, *, first: Sequence[str], inside: M
         See `MatchesInside`.
     stale : bool
         Whether the release numbers by the first adapter as long as it can (until PEFT 0.20).
+    anew : bool
+        Whether it gives the numbers to the seeds of wrapped layers too (PEFT 0.19.0 and 0.19.1).
     """
     numbers_of_first = {name: number for number, name in enumerate(first)}
     numbers, total = (numbers_of_first, len(first)) if stale else _numbered(names, set(first), inside)
@@ -58,7 +68,7 @@ def added(names: Sequence[str], tying: float, *, first: Sequence[str], inside: M
     for name in names:
         if name not in numbers:
             numbers, total = _numbered(names, wrapped, inside)
-        place[name] = numbers[name] if stale else numbers_of_first.get(name, numbers[name])
+        place[name] = numbers[name] if anew else numbers_of_first.get(name, numbers[name])
         group[name] = group_of(numbers[name], total, tying)
         wrapped.add(name)
     return Counted(place, group)

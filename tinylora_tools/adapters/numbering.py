@@ -110,7 +110,7 @@ def _ways(
     def behind(first: Sequence[str]) -> list[Counted]:
         stale = numbers_by_first(adapter.config.peft_version or "")
         return [
-            added(names, tying, first=first, inside=inside, stale=one)
+            added(names, tying, first=first, inside=inside, stale=one, anew=adapter.seeding == "salted")
             for one in ((True, False) if stale is None and adapter.has_config else (bool(stale),))
         ]
 

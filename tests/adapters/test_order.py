@@ -57,7 +57,7 @@ def test_p_that_contradict_the_architecture_leave_the_places_open(tmp_path: Path
         MismatchError, match=f"the stored P say that module 0 is {NAMES[1]}, module_order says"
     ) as caught:
         ordered(adapter, None, NAMES)
-    assert str(caught.value.hint).startswith("Leave module_order out: the order is known. Print(")
+    assert str(caught.value.hint).startswith("Leave module_order out: the order is known. List them anew: print(")
 
 
 def test_an_order_that_is_given_names_every_target() -> None:
@@ -114,7 +114,7 @@ def test_a_checkpoint_s_keys_are_no_order_of_modules() -> None:
     by_name = sorted(IN_ORDER)
     with pytest.raises(MismatchError, match=r"names model\.layers\.8\.\S+ behind model\.layers\.9\.") as caught:
         ordered(MANY.adapter, None, sorted(IN_ORDER, reverse=True))
-    assert str(caught.value.hint).startswith("Print(*(name for name, _ in model.named_modules())")
+    assert str(caught.value.hint).startswith("List them anew: print(*(name for name, _ in model.named_modules())")
     with pytest.raises(
         MismatchError, match=r"model\.layers\.2\.mlp\.down_proj behind model\.layers\.11\.self_attn\.v_proj"
     ):

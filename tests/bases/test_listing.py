@@ -49,7 +49,7 @@ def test_a_model_s_own_order_is_possible(name: str) -> None:
 def test_what_no_model_has_is_refused(names: list[str], wrong: str) -> None:
     with pytest.raises(MismatchError, match=f"first_adapter names {wrong}: ") as caught:
         refuse_impossible(names, "first_adapter", BASE)
-    assert str(caught.value.hint).startswith("Print(*(name for name, _ in model.named_modules())")
+    assert str(caught.value.hint).startswith("List them anew: print(*(name for name, _ in model.named_modules())")
 
 
 def test_an_alphabetical_list_is_remarked_on_where_it_is_no_chance() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..bases.architecture import Architecture
 from ..bases.base import Base
-from ..bases.listing import HOW_TO_LIST, alphabetical, differ, read_module_order, refuse_impossible
+from ..bases.listing import ANEW, HOW_TO_LIST, alphabetical, differ, read_module_order, refuse_impossible
 from ..errors import MismatchError, TinyLoraError, UndeterminedError
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
 from ..formats.peft_release import numbers_by_first
@@ -180,8 +180,7 @@ def _given_order(
         raise MismatchError(
             differ(says, by_seed or known or [], f"{argument('module_order')} says", names),
             where=adapter.file.path,
-            hint=f"Leave {argument('module_order')} out: the order is known. {_own_code(architecture, by_seed)}"
-            f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
+            hint=f"Leave {argument('module_order')} out: the order is known. {_own_code(architecture, by_seed)}{ANEW}",
         )
     if not adapter.leaked and not numbers_by_first(adapter.config.peft_version or ""):
         ways = ways_to_add(names, 0.0, offsets=found.offsets, inside=matches_inside(adapter))
@@ -189,7 +188,7 @@ def _given_order(
             raise MismatchError(
                 f"in the order of {argument('module_order')} no adapter's P have the seeds of the stored ones",
                 where=adapter.file.path,
-                hint=f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
+                hint=ANEW,
             )
     return Order(names, "given", notes=alphabetical(names))
 

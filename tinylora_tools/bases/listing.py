@@ -17,6 +17,7 @@ HOW_TO_LIST = (
     "print(*(name for name, _ in model.named_modules()), sep='\\n') lists them; the keys of a checkpoint stand in "
     "another order"
 )
+ANEW = f"List them anew: {HOW_TO_LIST}."
 
 #: Modules of so many kinds in alphabetical order are remarkable.
 _REMARKABLE = 3
@@ -50,7 +51,7 @@ def refuse_impossible(names: Sequence[str], said_by: str, where: Path) -> None:
             raise MismatchError(
                 f"{argument(said_by)} names {name} behind {before}: model.named_modules() has them in another order",
                 where=where,
-                hint=f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
+                hint=ANEW,
             )
 
 
@@ -60,7 +61,7 @@ def alphabetical(names: Sequence[str]) -> list[str]:
         return []
     return [
         f"{argument('module_order')} is in alphabetical order, as the keys of a checkpoint are: is it the model's? "
-        f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}"
+        f"{HOW_TO_LIST}"
     ]
 
 
@@ -92,7 +93,7 @@ def listed_model(model: ModelModules, names: Sequence[str] | None, where: Path) 
             if names
             else f"{argument('module_order')} names no module",
             where=where,
-            hint=f"{HOW_TO_LIST[0].upper()}{HOW_TO_LIST[1:]}.",
+            hint=ANEW,
         )
     known = [name for name in model.modules if name in set(listed)]
     if model.ordered and known != listed:

@@ -144,7 +144,8 @@ def _on_projections(adapter: Adapter) -> list[str]:
     header = adapter.header
     if header.modules and not header.has_projections:
         if header.seeding is None and header.config.peft_version is not None:
-            return [straddles(header.config.peft_version)]
+            which = f"{argument('seeding', 'index')} or {argument('seeding', 'salted')}"
+            return [f"{straddles(header.config.peft_version)}: say {which}"]
         if header.seeding == "salted":
             return [
                 "P isn't stored, and PEFT 0.19 drew it from a salted hash, which nobody can reproduce. Save it with "

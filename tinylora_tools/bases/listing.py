@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -31,7 +32,7 @@ def read_module_order(path: Path) -> list[str]:
         raise FormatError("not a text file", where=path, hint="Give one module name a line, in UTF-8.") from None
     names = [line.strip().removeprefix("base_model.model.") for line in lines]
     names = [name for name in names if name and not name.startswith("#")]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise FormatError(f"names {twice[0]} twice", where=path, hint="Give each module once.")
     return names

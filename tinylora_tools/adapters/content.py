@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UnsupportedError
+from ..errors import FormatError, UnsupportedError
 from ..formats import third_party
 from ..formats.packed import Packed, as_packed, is_packed
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
@@ -28,8 +28,11 @@ def content_of(path: Path) -> PeftAdapter | Packed | Found:
 def open_file(path: Path) -> TensorFile | Found | Packed:
     """What is in a file that is named by itself: an adapter's or a checkpoint's tensors, a packed adapter, or one of
     another project."""
-    refuse_pointer(path)
-    content = read_header(path, keep_open=True) if path.suffix == ".safetensors" else load_pickle(path)
+    try:
+        content = read_header(path, keep_open=True) if path.suffix == ".safetensors" else load_pickle(path)
+    except FormatError:
+        refuse_pointer(path)
+        raise
     if isinstance(content, SafetensorsFile) and is_packed(content.metadata):
         return as_packed(content)
     if (found := third_party.recognise(path, content)) is not None:

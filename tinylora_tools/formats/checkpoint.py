@@ -130,8 +130,11 @@ def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
     """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
     if path.suffix == ".safetensors":
         return read_header(path, keep_open=keep_open)
-    refuse_pointer(path)
-    return read_torch_file(path)
+    try:
+        return read_torch_file(path)
+    except FormatError:
+        refuse_pointer(path)
+        raise
 
 
 def read_model_config(directory: Path) -> Mapping[str, Any] | None:

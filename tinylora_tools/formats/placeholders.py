@@ -9,6 +9,7 @@ from ..errors import FormatError
 from .tensors import TensorInfo
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_MAGIC = _POINTER[:8]  # a length that no header has
 
 #: What DeepSpeed's ZeRO-3 leaves of a parameter that is spread over processes.
 _SPREAD = (0,)
@@ -20,13 +21,15 @@ GATHER = (
 )
 
 
-def refuse_pointer(path: Path) -> None:
-    """Raise FormatError for a file that is empty, or that Git LFS left in place of the one that it stands for."""
-    with path.open("rb") as file:
-        start = file.read(len(_POINTER))
+def refuse_pointer(path: Path, start: bytes | None = None) -> None:
+    """Raise FormatError for a file that is empty, or that Git LFS left in place of the one that it stands for; `start`
+    are its first bytes, where they were read already."""
+    if start is None:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
     if not start:
         raise FormatError("is empty: 0 bytes", where=path, hint="Download or save it again; the disk may be full.")
-    if start == _POINTER:
+    if len(start) >= len(_MAGIC) and _POINTER.startswith(start):
         raise FormatError(
             "is a Git LFS pointer, a few lines of text in place of the file itself",
             where=path,

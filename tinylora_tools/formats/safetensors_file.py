@@ -124,12 +124,12 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
     FormatError
         For anything that breaks the format, naming the tensor and the rule.
     """
-    refuse_pointer(path)
     with path.open("rb") as file:
         file.seek(0, 2)
         size = file.tell()
         file.seek(0)
         prefix = file.read(8)
+        refuse_pointer(path, prefix)
         if len(prefix) < 8:
             raise FormatError(f"only {size} bytes long, too short for a safetensors header", where=path, hint=_DAMAGED)
         length = int.from_bytes(prefix, "little")

@@ -63,6 +63,14 @@ def test_what_was_trained_does_not_come_back(tmp_path: Path) -> None:
         completed(opened(biased))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_of_vectors_alone_tells_no_signs(tmp_path: Path) -> None:
+    _, beside = saved(tmp_path, "model")
+    assert not opened(beside).modules
+    with pytest.raises(UndeterminedError, match="the file holds no module at all that would tell which signs"):
+        completed(opened(beside))
+
+
 def without(end: str) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         for key in [key for key in tensors if f".{end}.tinylora" in key]:

@@ -67,8 +67,9 @@ def completed(adapter: Adapter, *, device: str = "cpu", progress: Progress | Non
     if not missing or adapter.base is None:
         return adapter
     _require_trained(adapter, wanted)
+    checked = _to_check(adapter, wanted, missing)
     trained_in = _training_dtype(adapter)
-    checked, P = _to_check(adapter, wanted, missing), _projections(adapter, wanted, missing, trained_in)
+    P = _projections(adapter, wanted, missing, trained_in)
     modules = [*checked, *missing]
     factors = _factors(adapter.base, modules, adapter.config.r, trained_in, device, progress or NoProgress())
     pairs = _check_signs(adapter, {module.name: factors[module.name] for module in checked})

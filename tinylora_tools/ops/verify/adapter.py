@@ -134,11 +134,13 @@ def _compare(
 
 
 def _order_checks(adapter: Adapter) -> list[Check]:
-    """Whether the order that the seeds tell is the architecture's, where both are known."""
+    """Whether the order that the seeds tell is the architecture's, or the one that is given, where both are known."""
     if adapter.architecture is None or adapter.provenance.order is None:
         return []
-    agrees = adapter.numbering.source == "architecture"
-    note = f"the order of {adapter.architecture.model_type}" if agrees else str(adapter.numbering.doubts[0])
+    numbering = adapter.numbering
+    agrees = numbering.order == adapter.provenance.order
+    given = argument("module_order") if numbering.source == "given" else adapter.architecture.model_type
+    note = f"the order of {given}" if agrees else "; ".join([*map(str, numbering.doubts), *numbering.notes])
     return [Check("module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note)]
 
 

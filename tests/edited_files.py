@@ -16,10 +16,10 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def edited_copy(
-    name: str, directory: Path, change: Callable[[Tensors], object] | None = None, **config: object
+    name: str | Path, directory: Path, change: Callable[[Tensors], object] | None = None, **config: object
 ) -> Path:
-    """A fixture's adapter in `directory`, with other tensors and another configuration."""
-    shutil.copytree(fixture(name).adapter, directory)
+    """A fixture's adapter, or another one, in `directory`, with other tensors and another configuration."""
+    shutil.copytree(fixture(name).adapter if isinstance(name, str) else name, directory)
     if change is not None:
         edit(directory / WEIGHTS, change)
     if config:

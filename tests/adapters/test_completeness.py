@@ -12,10 +12,10 @@ import pytest
 from edited_files import WEIGHTS, Tensors, edited_copy
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tinylora_tools.adapters import soundness
-from tinylora_tools.adapters.completeness import missing_modules
+from tinylora_tools.adapters.completeness import incomplete, missing_modules, missing_parameters
 from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError
@@ -40,6 +40,7 @@ def without(*modules: str) -> Callable[[Tensors], object]:
 @pytest.mark.parametrize("case", FIXTURES, ids=lambda case: case.name)
 def test_what_peft_wrote_is_whole(case: Fixture) -> None:
     assert missing_modules(opened(case.adapter, case.base)) == []
+    assert missing_parameters(opened(case.adapter, case.base)) == []
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -104,3 +105,28 @@ def test_a_layer_that_transformers_does_not_load_is_not_missing(tmp_path: Path) 
     found = opened(tmp_path / "adapter", base)
     assert len(found.modules) == layers
     assert missing_modules(found) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_that_was_trained_and_is_not_in_the_file(tmp_path: Path) -> None:
+    """PEFT leaves it out beside an adapter that is called as the head is."""
+    base = fixture("peft020-bert-bias").base
+    config = {"r": 1, "u": 2, "target_modules": ["query"], "task_type": "SEQ_CLS"}
+    model = peft.get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), peft.TinyLoraConfig(**config))
+    model.save_pretrained(tmp_path / "whole")
+    assert missing_parameters(opened(tmp_path / "whole", base)) == []
+    lacking = edited_copy(tmp_path / "whole", tmp_path / "a", lambda t: t.pop("base_model.model.classifier.weight"))
+    assert missing_parameters(opened(lacking, base)) == ["classifier.weight"]
+    with pytest.raises(MismatchError, match=r"the file lacks classifier\.weight, which its configuration has trained"):
+        soundness.check(opened(lacking, base))
+
+
+def test_the_other_adapter_s_name_is_guessed(tmp_path: Path) -> None:
+    """From the part that all that is missing has in its name, and nothing else."""
+    case = fixture("peft021-13-numbers")
+    gone = without(*(name for name in case.modules_by_name if "o_proj" in name))
+    adapter = opened(edited_copy(case.name, tmp_path / "a", gone), case.base)
+    found = incomplete(adapter)
+    assert found is not None
+    assert "is called like a part of their names, such as 'o_proj'. What is missing follows" in str(found.hint)
+    assert f"tinylora_tools.to_peft({adapter.path}, WHOLE, complete=True)" in str(found.hint)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import peft
 import pytest
-from edited_files import WEIGHTS, Tensors, edited_copy, without_projections
+from edited_files import edited_copy, without_projections
 from fixture_data import FIXTURES, Fixture, fixture
+from transformers import AutoModelForCausalLM
 
-from tinylora_tools.adapters.numbering import Numbering, number_modules, read_module_order
+from tinylora_tools.adapters.numbering import Numbering, number_modules
+from tinylora_tools.adapters.order import FirstAdapter
 from tinylora_tools.adapters.provenance import provenance
 from tinylora_tools.bases.architecture import Architecture
 from tinylora_tools.bases.base import Base
-from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError
+from tinylora_tools.errors import MismatchError
 from tinylora_tools.formats.peft_adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")  # 6 modules, P stored
@@ -22,10 +24,19 @@ NAMES = [row["name"] for row in LAYERS.modules]
 
 
 def numbered(
-    path: Path, architecture: Architecture | None = None, module_order: Sequence[str] | None = None
+    path: Path,
+    architecture: Architecture | None = None,
+    module_order: Sequence[str] | None = None,
+    first: Sequence[str] | None = None,
 ) -> Numbering:
     header = read_adapter(path)
-    return number_modules(header, provenance(header), architecture=architecture, module_order=module_order)
+    return number_modules(
+        header,
+        provenance(header),
+        architecture=architecture,
+        module_order=module_order,
+        first_adapter=None if first is None else FirstAdapter(tuple(first), ordered=True),
+    )
 
 
 def architecture_of(case: Fixture) -> Architecture | None:
@@ -55,56 +66,31 @@ def test_stored_p_or_a_single_group_tell_without_an_architecture() -> None:
         "the order of the modules is in no file: P isn't stored, and no architecture is known"
     ]
     assert found.doubts[0].hint == (
-        "Name the base model with base, so that its config.json tells the architecture, or give the targeted modules "
-        "with module_order=..., in the order of model.named_modules(), one name a line."
+        "Name the base model with base, so that its config.json tells the architecture, or give the modules with "
+        "module_order=..., all of them or the targeted ones, in the order of model.named_modules(), one name a line: "
+        "print(*(name for name, _ in model.named_modules()), sep='\\n') lists them; the keys of a checkpoint stand in "
+        "another order."
     )
     assert numbered(fixture("peft019-shared").adapter).source == "unknown"
 
 
-def test_p_that_contradict_the_architecture_leave_the_places_open(tmp_path: Path) -> None:
-    def swap(tensors: Tensors) -> None:
-        one, two = (f"base_model.model.{NAMES[i]}.tinylora_P" for i in (0, 4))
-        tensors[one], tensors[two] = tensors[two], tensors[one]
-
-    adapter = edited_copy(LAYERS.name, tmp_path / "a", swap)
-    found = numbered(adapter, architecture_of(LAYERS))
-    assert (found.source, found.index, found.group) == ("unknown", None, None)
-    assert [str(doubt) for doubt in found.doubts] == [
-        f"{adapter / WEIGHTS}: the stored P say that module 0 is {NAMES[4]}, the architecture qwen2 says {NAMES[0]}"
-    ]
-    swapped = [NAMES[4], *NAMES[1:4], NAMES[0], NAMES[5]]
-    told = numbered(adapter, architecture_of(LAYERS), swapped)
-    assert (told.source, told.index, told.notes) == ("given", placed(swapped), ())
-    other = numbered(adapter, architecture_of(LAYERS), NAMES)
-    assert (other.index, other.notes) == (
-        placed(NAMES),
-        ("the seeds of the stored P tell another order than module_order, which is followed",),
-    )
-
-
-def test_an_order_that_is_given_names_every_target_and_no_holder() -> None:
-    with pytest.raises(MismatchError, match=f"module_order doesn't name {NAMES[2]}, which the adapter targets"):
-        numbered(LAYERS.adapter, None, NAMES[:2] + NAMES[3:])
-    holder = NAMES[0].rpartition(".")[0]
-    with pytest.raises(MismatchError, match=f"module_order names {holder}, which holds others that it names"):
-        numbered(LAYERS.adapter, None, [holder, *NAMES])
-
-
-def test_an_order_with_more_modules_counts_their_places(tmp_path: Path) -> None:
-    """As PEFT's, whose first adapter in a model numbers the seeds of the others; groups go by the adapter's own."""
+def test_the_first_adapter_s_places_are_the_second_s_seeds(tmp_path: Path) -> None:
+    """Groups go by the adapter's own; the stored P say that it is so."""
     second = fixture("peft020-second")
     names = [row["name"] for row in second.modules]
     adapter = edited_copy(second.name, tmp_path / "a", without_projections)
     first = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(12) for p in "qkv"]
-    found = numbered(adapter, architecture_of(second), first)
+    found = numbered(adapter, architecture_of(second), first=first)
+    assert (found.order, found.notes) == (names, ())
     assert found.index == {name: first.index(name) for name in names}
     assert found.group == {row["name"]: row["group"] for row in second.modules}
-    assert found.notes == (
-        "module_order names 12 modules that the adapter doesn't target: its P are drawn as if they were targets of an "
-        "adapter that was in the model first",
-    )
+    assert numbered(adapter, architecture_of(second), first=names).index == placed(names)
+    assert numbered(adapter, architecture_of(second), first=()).index == placed(names)
     stored = provenance(read_adapter(second.adapter)).offsets
     assert {name: (place,) for name, place in found.index.items()} == stored
+    assert numbered(second.adapter, architecture_of(second), first=first).index == found.index
+    with pytest.raises(MismatchError, match=rf"first_adapter makes the seed of {names[1]} that of place 1, its stored"):
+        numbered(second.adapter, architecture_of(second), first=names)
 
 
 def test_the_first_adapter_s_order_gives_the_second_its_groups() -> None:
@@ -113,26 +99,8 @@ def test_the_first_adapter_s_order_gives_the_second_its_groups() -> None:
     first = [f"model.layers.{i}.self_attn.{p}_proj" for i in range(2) for p in "qkv"]
     groups = {row["name"]: row["group"] for row in second.modules}
     for architecture in (None, architecture_of(second)):
-        found = numbered(second.adapter, architecture, first)
+        found = numbered(second.adapter, architecture, first=first)
         assert (found.group, found.index) == (groups, {name: first.index(name) for name in groups})
-
-
-def test_another_adapter_beside_one_without_p_makes_its_seeds_doubtful(tmp_path: Path) -> None:
-    """Whichever was first in the model, the other's seeds follow its order; with the same targets there is no doubt."""
-    second = fixture("peft020-second")
-    shutil.copytree(second.directory / "adapter", tmp_path / "both")
-    (tmp_path / "both" / "second").rename(tmp_path / "both" / "old")
-    adapter = edited_copy(second.name, tmp_path / "both" / "second", without_projections)
-    found = numbered(adapter, architecture_of(second))
-    assert found.index is None
-    assert isinstance(found.doubts[0], UndeterminedError)
-    assert f"P isn't stored, and {tmp_path / 'both'} beside it holds an adapter with other targets" in str(
-        found.doubts[0]
-    )
-    assert numbered(tmp_path / "both" / "old", architecture_of(second)).index is not None
-    same = edited_copy("peft020-seed-only", tmp_path / "same")
-    below = edited_copy("peft020-seed-only", same / "second")
-    assert numbered(below, architecture_of(fixture("peft020-seed-only"))).source == "architecture"
 
 
 def test_groups_that_no_numbering_makes_are_said_so(tmp_path: Path) -> None:
@@ -161,29 +129,55 @@ def test_one_vector_is_one_group_only_where_the_configuration_makes_one(tmp_path
     assert numbered(older).group == dict.fromkeys((row["name"] for row in case.modules), 0)
 
 
-def test_a_module_that_the_architecture_lacks_is_a_doubt_or_a_note(tmp_path: Path) -> None:
-    """Where the stored P tell the order, it is only a note."""
-
-    def rename(tensors: Tensors) -> None:
-        for key in [key for key in tensors if NAMES[5] in key]:
-            tensors[key.replace(NAMES[5], "model.layers.11.mixer")] = tensors.pop(key)
-
-    adapter = edited_copy(LAYERS.name, tmp_path / "a", rename)
-    found = numbered(adapter, architecture_of(LAYERS))
-    assert (found.source, found.index) == ("stored P", placed([*NAMES[:5], "model.layers.11.mixer"]))
-    assert found.notes == ("transformers' qwen2 has no module model.layers.11.mixer",)
-    edited_copy(LAYERS.name, tmp_path / "b", lambda t: (rename(t), without_projections(t)))
-    doubtful = numbered(tmp_path / "b", architecture_of(LAYERS))
-    assert (doubtful.index, [str(doubt) for doubt in doubtful.doubts]) == (None, [*found.notes])
+QWEN2 = fixture("peft020-second").base
+INSIDE = r".*\.(q|v)_proj.*"  # matches q_proj.base_layer too
 
 
-def test_orders_in_files(tmp_path: Path) -> None:
-    path = tmp_path / "order.txt"
-    path.write_text("# printed by PEFT\n\n  base_model.model.a.b \r\nc\n#d\n", "utf-8")
-    assert read_module_order(path) == ["a.b", "c"]
-    path.write_text("a\nbase_model.model.a\n")
-    with pytest.raises(FormatError, match="names a twice"):
-        read_module_order(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(FormatError, match="not a text file"):
-        read_module_order(path)
+def beside(
+    first: object, second: object, tying: float, directory: Path, *, shared: bool = False
+) -> tuple[Path, dict[str, int], dict[str, int]]:
+    """An adapter that PEFT added to one with other targets; its modules' places and groups in PEFT."""
+    model = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(QWEN2), peft.TinyLoraConfig(r=2, u=3, target_modules=first)
+    )
+    model.add_adapter("second", peft.TinyLoraConfig(r=2, u=3, weight_tying=tying, target_modules=second))
+    model.save_pretrained(directory)
+    wrapped = [(n, m) for n, m in model.base_model.model.named_modules() if "second" in getattr(m, "tinylora_A", ())]
+    places, groups = ({n: one(m) for n, m in wrapped} for one in (lambda m: m._layer_idx, v_key_of))
+    return directory / "second", places, groups
+
+
+def v_key_of(module: object) -> int:
+    return int(module._tinylora_v_key["second"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tying", [0.0, 0.5])
+@pytest.mark.parametrize("first", [["q_proj"], ["q_proj", "v_proj"], ["v_proj", "down_proj"]], ids="-".join)
+def test_an_expression_that_matches_what_wrapped_layers_hold(first: list[str], tying: float, tmp_path: Path) -> None:
+    """PEFT counts them when it groups, and adapts them once; the stored P, or who knows the first adapter, tell."""
+    adapter, places, groups = beside(first, INSIDE, tying, tmp_path)
+    architecture = Base(QWEN2).architecture
+    found = numbered(adapter, architecture)
+    assert (found.group, found.doubts) == (groups, ())
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(QWEN2).named_modules()]
+    targets = [name for name in names if name.endswith(tuple(first))]
+    assert numbered(adapter, architecture, first=targets).index == places
+    alone = edited_copy(adapter, tmp_path / "away" / "without", without_projections)
+    told = numbered(alone, architecture, first=targets)
+    assert (told.index, told.group, told.doubts) == (places, groups, ())
+    assert numbered(alone, None, names, targets).group == groups
+    untold = numbered(alone, architecture)
+    assert untold.group is None  # by its own places it would have other groups than the file
+    assert "first_adapter=..." in str(untold.doubts[0].hint)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_expression_of_the_only_adapter_counts_nothing_twice(tmp_path: Path) -> None:
+    chosen = peft.TinyLoraConfig(r=2, u=3, weight_tying=0.9, target_modules=INSIDE)
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(QWEN2), chosen)
+    model.save_pretrained(tmp_path / "a")
+    live = [(n, m) for n, m in model.base_model.model.named_modules() if hasattr(m, "_tinylora_v_key")]
+    found = numbered(tmp_path / "a", Base(QWEN2).architecture)
+    assert found.index == {name: module._layer_idx for name, module in live}
+    assert found.group == {name: int(module._tinylora_v_key["default"]) for name, module in live}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from tinylora_tools.adapters.provenance import (
     provenance,
     regime,
     require_seed,
-    seed_is_lost,
     shared_offsets,
     stored_projections,
 )
@@ -136,26 +136,36 @@ def test_p_of_every_shape_have_to_share_the_offset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "lost"),
+    ("version", "found"),
     [
-        ("0.18.2.dev0", True),
-        ("0.19.1", True),
-        ("0.19.1.dev0", True),
-        ("0.19", True),
-        ("0.20.0", False),
-        ("0.190.0", False),
-        ("1.0.19", False),
+        ("0.18.2.dev0", "shared-projection"),
+        ("0.19.1", "shared-projection"),
+        ("0.19.2.dev0@a0887f672c5ed7af635519be17eebc641be14afa", "shared-projection"),
+        ("0.19.2.dev0@76c37d4686cf7245a9a6998fd1e2619d62c9322d", "seed-plus-index"),
+        ("0.19.2.dev0@UNKNOWN", "unknown"),
+        ("0.20.0", "seed-plus-index"),
     ],
 )
-def test_which_releases_lost_the_seed(version: str, lost: bool, tmp_path: Path) -> None:
+def test_which_releases_lost_the_seed(version: str, found: str, tmp_path: Path) -> None:
     header = read_adapter(edited_copy("peft020-seed-only", tmp_path / "a", peft_version=version))
-    assert seed_is_lost(header) == lost
-    assert regime(header, provenance(header)) == ("shared-projection" if lost else "seed-plus-index")
-    if lost:
+    assert regime(header, provenance(header)) == found
+    if found == "shared-projection":
         with pytest.raises(UndeterminedError, match=f"PEFT {version} drew P from a seed that Python's hash salted"):
             require_seed(header)
+    elif found == "unknown":
+        with pytest.raises(UndeterminedError, match=r"before peft#3180 of 21 April 2026, from a salted hash") as caught:
+            require_seed(header)
+        assert "seeding='index'" in str(caught.value.hint)
+        assert require_seed(replace(header, said_seeding="index")) == header.config
     else:
         assert require_seed(header) == header.config
+
+
+def test_stored_p_tell_what_a_release_does_not(tmp_path: Path) -> None:
+    """0.19.2.dev0 straddles the change: PEFT's commits on both sides of it give these P."""
+    for name, found in (("peft021-layers", "seed-plus-index"), ("peft019-shared", "shared-projection")):
+        header = read_adapter(edited_copy(name, tmp_path / name, peft_version="0.19.2.dev0@UNKNOWN"))
+        assert regime(header, provenance(header)) == found
 
 
 def without_config(case: Fixture, directory: Path) -> PeftAdapter:

@@ -57,7 +57,7 @@ ones = np.ones((1,), np.float32)
     ("change", "config", "wanted", "hint"),
     [
         (stray, {}, "surprise: no PEFT release writes this key", EDITED),
-        (no_vectors, {}, "no trained vector (tinylora_v) is in the file", EDITED),
+        (no_vectors, {}, "no trained vector (tinylora_v) is in the file", soundness._LEFT_OUT),
         (
             put(v3=np.ones(2, np.float32)),
             {},
@@ -198,3 +198,18 @@ def test_a_file_of_vectors_alone_has_no_modules(tmp_path: Path) -> None:
     found = [problem.what for problem in soundness.problems(opened(edited_copy(TINY, tmp_path / "a", no_modules)))]
     assert "no module has factors" in found
     assert any("the file lacks model.layers.0.self_attn.q_proj and 13 more" in what for what in found)
+
+
+def test_releases_that_straddle_a_change_are_told_of(tmp_path: Path) -> None:
+    """What P was drawn from, and whether biases were saved, follow their commit, which isn't known."""
+    seeds = edited_copy("peft021-13-numbers", tmp_path / "a", peft_version="0.19.2.dev0@UNKNOWN")
+    assert any(note.endswith("say seeding='index' or seeding='salted'") for note in opened(seeds).notes)
+    assert DRAWN in opened(seeds).on(seeding="index").notes
+    version = "0.20.1.dev0@UNKNOWN"
+    biases = edited_copy("peft020-bert-bias", tmp_path / "b", peft_version=version)
+    assert opened(biases, "peft020-bert-bias").notes == (
+        f"trained with bias='all', and the file holds none: PEFT {version} saves biases from peft#3490 of 13 August "
+        "2026 on, and its commit isn't known. If the model has any, what they learnt is lost",
+    )
+    saved = edited_copy("peft021-bias-all", tmp_path / "c", peft_version=version)
+    assert opened(saved, "peft021-bias-all").notes == ()

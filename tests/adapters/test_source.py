@@ -12,15 +12,11 @@ import torch
 from damage import edit_json
 from edited_files import WEIGHTS, edited_copy
 from fixture_data import ROOT, fixture
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from tinylora_tools.adapters.source import adapter_of, find_source, find_sources, load_adapter, name_the_base, open_file
+from tinylora_tools.adapters.source import find_source, find_sources, load_adapter, name_the_base
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError, UnsupportedError
-from tinylora_tools.formats.packed import Packed
-from tinylora_tools.formats.safetensors_file import SafetensorsFile
-from tinylora_tools.formats.third_party import Found
-from tinylora_tools.formats.torch_file import TorchFile
 from tinylora_tools.ops.convert.packed import pack
 
 STORED = fixture("peft021-layers")
@@ -72,29 +68,6 @@ def test_what_only_other_projects_need_is_refused(needless: str, packed: Path) -
         assert caught.value.hint == "Leave it out."
 
 
-def test_files_that_are_named_by_themselves(tmp_path: Path, packed: Path) -> None:
-    """An adapter's, a packed one's, another project's and a checkpoint's; the last two are no PEFT adapter."""
-    projects.make_spuuntries(ROOT / "bases" / "llama-fp32", tmp_path / "theirs")
-    pickled, checkpoint = fixture("peft021-pickled").adapter / "adapter_model.bin", STORED.base / "model.safetensors"
-    opened = [
-        open_file(path)
-        for path in (STORED.adapter / WEIGHTS, pickled, packed, tmp_path / "theirs" / "adapter.pt", checkpoint)
-    ]
-    assert [type(content) for content in opened] == [SafetensorsFile, TorchFile, Packed, Found, SafetensorsFile]
-    assert isinstance(opened[0], SafetensorsFile)
-    assert isinstance(opened[4], SafetensorsFile)
-    found = adapter_of(STORED.adapter / WEIGHTS, opened[0])
-    assert found is not None
-    assert found.open().modules.keys() == STORED.modules_by_name.keys()
-    assert adapter_of(checkpoint, opened[4]) is None
-    with pytest.raises(UnsupportedError, match="tensors is a TinyLoRA adapter's"):
-        find_source(checkpoint)
-    lora = tmp_path / "lora.safetensors"
-    save_file({"base_model.model.q.lora_A.weight": np.zeros((2, 2), np.float32)}, lora)
-    with pytest.raises(UnsupportedError, match="a LoRA adapter, not a TinyLoRA adapter"):
-        find_source(lora)
-
-
 def test_what_is_open_passes_through(tmp_path: Path) -> None:
     """Its files may be gone; a base or an order that is given later counts."""
     directory = edited_copy(STORED.name, tmp_path / "a", base_model_name_or_path=None, auto_mapping=None)
@@ -108,7 +81,7 @@ def test_what_is_open_passes_through(tmp_path: Path) -> None:
     assert again.numbering.source == "architecture"
     assert first.numbering.source == "stored P"
     np.testing.assert_allclose(again.delta(name), STORED.delta(name), rtol=1e-9, atol=1e-12)
-    order = [row["name"] for row in STORED.modules][::-1]
+    order = [row["name"] for row in STORED.modules]
     assert load_adapter(first, module_order=order, stream="torch-cpu-scalar").places[order[0]] == 0
     with pytest.raises(FormatError, match="no such file or directory"):
         find_source(directory)

@@ -24,7 +24,7 @@ def test_a_directory_and_a_file_of_it_are_the_same_base() -> None:
         assert base.architecture is not None
         assert (base.architecture.model_type, base.architecture.class_name) == ("qwen2", "Qwen2ForCausalLM")
         assert base.checkpoint.shard_of.keys() == tensors(QWEN2).keys()
-        assert base.require_config() is base
+        assert base.require_model() is base
         assert open_base(base) is base
 
 
@@ -44,10 +44,15 @@ def test_weights_without_a_configuration(tmp_path: Path) -> None:
     assert base.checkpoint.read("model.norm.weight").tobytes() == (
         load_file(QWEN2 / "model.safetensors")["model.norm.weight"].tobytes()
     )
+    assert base.require_model() is base
+    assert base.unknown == "no config.json beside it tells the architecture"
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FormatError) as caught:
-        base.require_config()
-    assert str(caught.value) == f"{tmp_path}: no config.json here, which would tell the architecture"
+        Base(tmp_path).require_model()
+    assert str(caught.value) == f"{tmp_path}: no model here: neither a config.json nor weights"
     assert caught.value.hint == "Name the base's directory."
+    (tmp_path / "config.json").write_text('{"model_type": "nobody"}')
+    assert Base(tmp_path).require_model().unknown == "the architecture 'nobody' isn't known"
 
 
 def test_what_an_adapter_would_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

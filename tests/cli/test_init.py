@@ -54,3 +54,15 @@ def test_init_says_what_peft_will_find(tinylora: Run, tmp_path: Path) -> None:
     assert (config.target_modules, config.layers_to_transform) == ({"q_proj", "v_proj"}, [0, 2])
     assert (config.task_type, config.base_model_name_or_path) == ("CAUSAL_LM", "owner/name")
     assert (config.bias, config.save_projection) == ("all", True)
+
+
+def test_the_weights_own_dtype_as_it_is_typed(tinylora: Run, tmp_path: Path) -> None:
+    """Half the bytes, and what count says of it."""
+    typed = [BASE, "--target-modules", "q_proj", "-u", 3]
+    assert tinylora("init", *typed, "-o", tmp_path / "a", "--adapter-dtype", "auto").code == 0
+    counted = json.loads(tinylora("count", *typed, "--adapter-dtype", "bf16", "--json").out)
+    wide = json.loads(tinylora("count", *typed, "--json").out)
+    assert counted["stored_bytes"] == (tmp_path / "a" / "adapter_model.safetensors").stat().st_size
+    assert counted["trainable_bytes"] * 2 == wide["trainable_bytes"]
+    said = tinylora("init", *typed, "-o", tmp_path / "b", "--adapter-dtype", "fp16")
+    assert (said.code, "say --adapter-dtype auto" in " ".join(said.err.split())) == (1, True)

@@ -76,8 +76,8 @@ def test_inspect_tells_the_head_of_a_classifier(tinylora: Run, tmp_path: Path) -
 
 def test_inspect_names_a_given_order_and_numbers_by_it(tinylora: Run, tmp_path: Path) -> None:
     case, order = fixture("peft020-seed-only"), tmp_path / "order.txt"
-    names = [row["name"] for row in case.modules][::-1]
-    order.write_text("\n".join(names))
+    names = [row["name"] for row in case.modules]
+    order.write_text("\n".join(["model", "model.layers", *names]))
     out = tinylora("inspect", case.adapter, "--module-order", order).out
     rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("_proj")]
     assert [(int(row[0]), row[-1]) for row in rows] == list(enumerate(names))

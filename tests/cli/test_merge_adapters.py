@@ -63,7 +63,7 @@ def test_groups_that_do_not_fit(copied: Copied, refused: Callable[..., str]) -> 
     edit_json(adapter / "adapter_config.json", weight_tying=0.25)
     message = refused(adapter, base)
     assert "weight_tying 0.25" in message
-    assert "--module-order" in message
+    assert "--first-adapter ADAPTER" in message
 
 
 def test_the_lost_seed_is_named(tinylora: Run, tmp_path: Path) -> None:

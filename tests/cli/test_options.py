@@ -29,10 +29,7 @@ def test_scales_that_are_no_scales(tinylora: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["count", BASE, "--target-modules", "(q_proj"], "no regular expression"),
-        (["count", BASE, "--layers-to-transform", "one"], "expected layer numbers"),
         (["count", BASE, "--weight-tying", "nan"], "is not a finite number"),
-        (["init", BASE, "-o", "OUT", "--task-type", "poetry"], "is not one of"),
         (["factor", BASE, "-o", "OUT", "--threads", "0"], "x>=1"),
     ],
     ids=str,
@@ -137,18 +134,30 @@ def test_threads_change_nothing(tinylora: Run, tmp_path: Path, arguments: list[s
     ],
     ids=lambda arguments: " ".join(arguments[: 2 if arguments[0] == "convert" else 1]),
 )
-def test_an_order_with_more_modules_is_told_of_alike(tinylora: Run, tmp_path: Path, arguments: list[str]) -> None:
-    case, order = fixture("peft020-seed-only"), tmp_path / "order.txt"
-    order.write_text("\n".join([*(row["name"] for row in case.modules), "model.embed_tokens", "lm_head"]))
+def test_an_order_may_name_more_modules_everywhere(tinylora: Run, tmp_path: Path, arguments: list[str]) -> None:
+    """And what an adapter that was there first does to P is everywhere the same."""
+    case, order, first = fixture("peft020-seed-only"), tmp_path / "order.txt", tmp_path / "first.txt"
+    names = [row["name"] for row in case.modules]
     typed = [case.adapter if part == "ADAPTER" else str(part).replace("OUT", str(tmp_path / "o")) for part in arguments]
     typed += [] if arguments[0] == "verify-seed" else ["--base", case.base]
-    result = tinylora(*typed, "--module-order", order, "--json")
+    typed += ["--json", *(["-f"] if "-o" in arguments else [])]
+    first.write_text("\n".join(["model.embed_tokens", *names]))
+    found = []
+    for listed in (["model.embed_tokens", *names, "lm_head"], names):
+        order.write_text("\n".join(listed))
+        for more in ([], ["--first-adapter", case.adapter]):  # it was the first itself
+            result = tinylora(*typed, "--module-order", order, *more)
+            assert result.code == 0, result
+            written = sorted(path for path in tmp_path.rglob("*.safetensors"))
+            report = {key: value for key, value in json.loads(result.out).items() if key != "seconds"}
+            found.append((report, [path.read_bytes() for path in written]))
+    assert found[0] == found[1] == found[2] == found[3]
+    result = tinylora(*typed, "--module-order", order, "--first-adapter", first)
+    if "packed" in arguments:
+        assert "its P aren't stored, and have the seeds of another adapter's places" in result.err
+        return
     assert result.code == 0, result
-    assert json.loads(result.out)["warnings"][0] == (
-        "--module-order names 2 modules that the adapter doesn't target: its P are drawn as if they were targets of an "
-        "adapter that was in the model first"
-    )
-    exact = [row["name"] for row in case.modules]
-    order.write_text("\n".join(exact))
-    again = tinylora(*typed, "--module-order", order, "--json", *(["-f"] if "-o" in arguments else []))
-    assert not any("names" in warning for warning in json.loads(again.out)["warnings"])
+    written = sorted(path for path in tmp_path.rglob("*.safetensors"))
+    report = {key: value for key, value in json.loads(result.out).items() if key != "seconds"}
+    same = arguments[:2] == ["convert", "peft"]  # which leaves P out, as it is
+    assert (found[0] == (report, [path.read_bytes() for path in written])) == same

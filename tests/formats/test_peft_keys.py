@@ -17,6 +17,7 @@ from tinylora_tools.formats.peft_keys import (
     base_key,
     factor_key,
     is_adapter,
+    plain_keys,
     vector_key,
 )
 
@@ -70,3 +71,18 @@ def test_other_files_are_no_adapters(tmp_path: Path) -> None:
     assert not is_adapter(load_file(saved_lora(tmp_path / "lora") / "adapter_model.safetensors"))
     assert not is_adapter(tensors(FIXTURES[0].base))
     assert not is_adapter([])
+
+
+def test_keys_that_are_called_otherwise() -> None:
+    keys = ["module.base_model.model.a.b.tinylora_A", "module.base_model.tinylora_v.0"]
+    assert plain_keys(keys) == {key: key.removeprefix("module.") for key in keys}
+    assert is_adapter(keys)
+    assert is_adapter(["_orig_mod.base_model.model.a.b.tinylora_A"])
+    assert plain_keys(["base_model.model.module.a.tinylora_A", "base_model.tinylora_v.0"]) == {
+        "base_model.model.module.a.tinylora_A": "base_model.model.a.tinylora_A"
+    }
+    named = ["base_model.tinylora_v", "base_model.tinylora_v.0", "base_model.tinylora_v.2"]
+    assert plain_keys(named) == {"base_model.tinylora_v": "base_model.tinylora_v.1"}
+    assert plain_keys(named[:2]) == {"base_model.tinylora_v": "base_model.tinylora_v.1"}
+    assert plain_keys(named[:1]) == {"base_model.tinylora_v": "base_model.tinylora_v.0"}
+    assert plain_keys(named[1:]) == {}

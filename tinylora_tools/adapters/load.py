@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 
 from ..bases.architecture import Architecture, from_class_name
 from ..bases.base import Base
+from ..bases.listing import read_module_order
 from ..core.lowrank import left_factor, projected, training_dtype
 from ..core.streams import projection
 from ..errors import UndeterminedError
 from ..formats.peft_adapter import Factors, ModuleTensors, PeftAdapter
 from ..formats.peft_config import TinyLoraConfig
+from ..formats.peft_release import Seeding
 from ..sources.locate import locate, locate_base
 from . import soundness
-from .numbering import Numbering, number_modules, read_module_order
+from .numbering import Numbering, number_modules
+from .order import FirstAdapter, first_in
 from .provenance import Provenance, drawn_projections, provenance, require_seed
 
 #: What of an adapter follows from its base and order, and stays with them.
@@ -40,7 +44,11 @@ class Adapter:
     base : Base, optional
         What tells the architecture; where it is None, the base that the adapter names, if that is at hand.
     module_order : sequence of str, or a file, optional
-        The targeted modules in the order of named_modules(), where no architecture tells it.
+        Modules in the order of named_modules(), the targeted ones among them, where no architecture tells it.
+    first_adapter : path, or sequence of str, optional
+        The adapter that was in the model before this one, or its targeted modules; this one itself, if it was first.
+    seeding : "index" or "salted", optional
+        What P is drawn from, where the release that wrote the adapter doesn't tell.
     stream : str
         Whose arithmetic a P that isn't stored is drawn with, of `core.streams.projection.STREAMS`.
     imported : tuple of str
@@ -57,36 +65,62 @@ class Adapter:
         *,
         base: Base | None = None,
         module_order: ModuleOrder = None,
+        first_adapter: ModuleOrder | FirstAdapter = None,
+        seeding: Seeding | None = None,
         stream: str = projection.DEFAULT_STREAM,
         imported: tuple[str, ...] = (),
         companions: Path | None = None,
         numbering: Numbering | None = None,
     ) -> None:
-        self.header = header
+        self.header = header if seeding is None else soundness.with_seeding(header, seeding)
         self.stream = stream
         self.imported = imported
         self.companions = companions
         self._base = base
         self._module_order = order_in(module_order)
+        self._first_adapter = first_in(first_adapter, header)
         self._dtypes: dict[str, str] = {}
         self._vectors: dict[int, NDArray[Any]] = {}
         if numbering is not None:
             self.numbering = numbering
 
-    def on(self, base: Base | None = None, *, module_order: ModuleOrder = None, stream: str | None = None) -> Adapter:
+    def on(
+        self,
+        base: Base | None = None,
+        *,
+        module_order: ModuleOrder = None,
+        first_adapter: ModuleOrder = None,
+        seeding: Seeding | None = None,
+        stream: str | None = None,
+    ) -> Adapter:
         """The same open adapter with another base, order or stream; None keeps what it has."""
         other = Adapter(
             self.header,
             base=self._base if base is None else base,
             module_order=self._module_order if module_order is None else module_order,
+            first_adapter=self._first_adapter if first_adapter is None else first_adapter,
+            seeding=seeding,
             stream=self.stream if stream is None else stream,
             imported=self.imported,
             companions=self.companions,
         )
         other._dtypes, other._vectors = self._dtypes, self._vectors
-        known = {"provenance"} if base is not None or module_order is not None else {"provenance", *_BY_ORDER}
+        as_it_was = base is None and module_order is None and first_adapter is None
+        known = {"provenance", *_BY_ORDER} if as_it_was else {"provenance"}
         vars(other).update({name: value for name, value in vars(self).items() if name in known})
         return other
+
+    def holding(self, header: PeftAdapter, note: str) -> Adapter:
+        """The same adapter with other content, and a note on where that comes from."""
+        return Adapter(
+            replace(header, said_seeding=self.header.said_seeding),
+            base=self._base,
+            module_order=self._module_order,
+            first_adapter=self._first_adapter,
+            stream=self.stream,
+            imported=(*self.imported, note),
+            companions=self.companions,
+        )
 
     def __repr__(self) -> str:
         return f"<Adapter {self.path}: {len(self.modules)} modules, r={self.config.r}, u={self.config.u}>"
@@ -129,7 +163,12 @@ class Adapter:
     @cached_property
     def numbering(self) -> Numbering:
         return number_modules(
-            self.header, self.provenance, architecture=self.architecture, module_order=self._module_order
+            self.header,
+            self.provenance,
+            architecture=self.architecture,
+            module_order=self._module_order,
+            first_adapter=self._first_adapter,
+            base=self.base,
         )
 
     @cached_property
@@ -138,8 +177,16 @@ class Adapter:
         return tuple(soundness.notes(self))
 
     @property
+    def order(self) -> list[str]:
+        """The modules in the order of named_modules(); raises as `places`."""
+        if self.numbering.order is None:
+            raise self._doubt()
+        return self.numbering.order
+
+    @property
     def places(self) -> Mapping[str, int]:
-        """Each module's place among those targeted, in the order of named_modules(), from which its seed follows.
+        """The place that each module's seed follows: its own among those targeted, in the order of named_modules(), or
+        that of an adapter which was in the model first.
 
         Raises
         ------

@@ -6,13 +6,13 @@ How PEFT seeds the generator of a module's P:
   which already carry one inherits the first adapter's i.
 - 0.19: projection_seed + hash(adapter name) % 10000, with a hash that Python salts anew in each process: one P for all
   modules, and a seed that nobody knows. (An adapter added to wrapped layers gets projection_seed + i even there.)
+- 0.19.2.dev0: the one or the other, by its commit (`formats/peft_release.py`).
 
 Source: peft/tuners/tinylora/layer.py, `_get_layer_seed`, of PEFT 0.19.1, 0.20.0 and 0.21.2.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from ..core.streams import projection
 from ..errors import UndeterminedError
 from ..formats.peft_adapter import PeftAdapter
 from ..formats.peft_config import TinyLoraConfig
+from ..wording import argument
 
 #: PEFT 0.19 adds hash(adapter name) % 10000 to the seed.
 HASHED_OFFSETS = 10_000
@@ -132,29 +133,20 @@ def regime(adapter: PeftAdapter, found: Provenance) -> str:
     - "seed-plus-other-index": projection_seed + places in another adapter's numbering
     - "shared-projection": one P for all modules, from a seed that is lost (PEFT 0.19)
     - "stored-projection": P is stored and nothing known drew it
-    - "unknown": P isn't stored and the file doesn't say which PEFT wrote it
+    - "unknown": P isn't stored, and what it is drawn from isn't known
     """
     if adapter.has_projections:
         known = [offsets for offsets in found.offsets.values() if offsets]
         if 2 * len(known) > len(adapter.modules):  # one that was changed doesn't hide where the others come from
             return "seed-plus-index" if _are_places(known, len(adapter.modules)) else "seed-plus-other-index"
-        return "shared-projection" if found.shared or seed_is_lost(adapter) else "stored-projection"
-    if adapter.config.peft_version is None:
-        return "unknown"
-    return "shared-projection" if seed_is_lost(adapter) else "seed-plus-index"
+        return "shared-projection" if found.shared or adapter.seeding == "salted" else "stored-projection"
+    return {"index": "seed-plus-index", "salted": "shared-projection", None: "unknown"}[adapter.seeding]
 
 
 def _are_places(offsets: Sequence[tuple[int, ...]], modules: int) -> bool:
     """Whether offsets can be the places of different modules among so many."""
     certain = [found[0] for found in offsets if len(found) == 1]
     return len(set(certain)) == len(certain) and all(min(found) < modules for found in offsets)
-
-
-def seed_is_lost(adapter: PeftAdapter) -> bool:
-    """Whether the PEFT release that wrote the adapter seeded P with a salted hash: the development version of 0.18 that
-    brought TinyLoRA, 0.19, and the development versions after it, which came before or after the change (peft#3180)."""
-    version = adapter.config.peft_version
-    return version is not None and re.match(r"0\.1[89](\D|$)", version) is not None
 
 
 def drawn_projections(
@@ -212,6 +204,14 @@ def shared_offsets(stored: Mapping[str, NDArray[Any]], seed: int) -> tuple[list[
     return sorted(offsets or ()), {module: usual[P.shape] for module, P in stored.items()}
 
 
+def straddles(version: str) -> str:
+    """What to say of a release that doesn't tell what P, which isn't stored, is drawn from."""
+    return (
+        f"P isn't stored, and PEFT {version} drew it from projection_seed and the module's place, or, before peft#3180 "
+        "of 21 April 2026, from a salted hash: the release doesn't tell which, and its commit isn't known"
+    )
+
+
 def require_seed(adapter: PeftAdapter) -> TinyLoraConfig:
     """The configuration that a P which isn't stored can be drawn by.
 
@@ -227,7 +227,14 @@ def require_seed(adapter: PeftAdapter) -> TinyLoraConfig:
             where=adapter.file.path,
             hint="Put the adapter_config.json that was saved with it beside the file.",
         )
-    if seed_is_lost(adapter):
+    if adapter.seeding is None:
+        raise UndeterminedError(
+            straddles(config.peft_version),
+            where=adapter.file.path,
+            hint=f"Say {argument('seeding', 'index')} if that PEFT was installed after 21 April 2026, as nearly all of "
+            f"that version were; {argument('seeding', 'salted')} means that P is lost.",
+        )
+    if adapter.seeding == "salted":
         raise UndeterminedError(
             f"PEFT {config.peft_version} drew P from a seed that Python's hash salted, and P wasn't saved: "
             "the adapter can't be reproduced",

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bases.orientation import untransposed
+from ..bases.tensor_names import BaseNames
 from ..errors import MismatchError
+from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed
 from ..formats.peft_adapter import PeftAdapter
-from ..wording import call
-from .completeness import missing_modules
-from .provenance import regime, seed_is_lost
+from ..formats.peft_release import Seeding, saves_biases
+from ..wording import argument, call
+from .completeness import incomplete
+from .provenance import regime, straddles
 
 if TYPE_CHECKING:
     from .load import Adapter
 
 _NOTHING = "every trained vector is zero: the adapter changes nothing"
+_NO_VECTORS = "no trained vector (tinylora_v) is in the file"
+_LEFT_OUT = (
+    "PEFT leaves vectors out when it is given the state dict of a model that DistributedDataParallel wraps, and that "
+    "of group 0 beside an adapter that is called '0'. Save the adapter again from the process that trained it, from "
+    "the model inside."
+)
 _EDITED = "Was the file or its adapter_config.json edited? Save the adapter again."
 
 
@@ -32,8 +42,24 @@ def check(adapter: Adapter) -> None:
 
 def problems(adapter: Adapter) -> list[MismatchError]:
     """What is wrong: an adapter with any of it isn't applied, converted or drawn for."""
-    found = [MismatchError(what, hint=_EDITED) for what in _contradictions(adapter.header)]
-    return [*_incomplete(adapter), *found] or _broken_vectors(adapter)
+    found = [
+        MismatchError(what, hint=_LEFT_OUT if what == _NO_VECTORS else _EDITED)
+        for what in _contradictions(adapter.header)
+    ]
+    lacking = incomplete(adapter)
+    return [*([lacking] if lacking else []), *found] or _untransposed(adapter) or _broken_vectors(adapter)
+
+
+def with_seeding(header: PeftAdapter, seeding: Seeding) -> PeftAdapter:
+    """An adapter with what its user says of its seeds; MismatchError where its release says otherwise."""
+    version, known = header.config.peft_version, replace(header, said_seeding=None).seeding
+    if known not in (None, seeding):
+        raise MismatchError(
+            f"{argument('seeding', seeding)} is said of it, but PEFT {version} draws P otherwise: by {known}",
+            where=header.file.path,
+            hint=f"Leave {argument('seeding')} out: it is for the development version that straddles the change.",
+        )
+    return replace(header, said_seeding=seeding)
 
 
 def notes(adapter: Adapter) -> list[str]:
@@ -61,7 +87,7 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     if not adapter.modules:
         found.append("no module has factors")
     if not adapter.vectors:
-        found.append("no trained vector (tinylora_v) is in the file")
+        found.append(_NO_VECTORS)
     r, u = adapter.config.r, adapter.config.u
     said_by = "adapter_config.json says" if adapter.has_config else "the vectors say"
     found += [
@@ -83,19 +109,22 @@ def _contradictions(adapter: PeftAdapter) -> list[str]:
     return found
 
 
-def _incomplete(adapter: Adapter) -> list[MismatchError]:
-    missing = missing_modules(adapter)
-    if not missing:
+def _untransposed(adapter: Adapter) -> list[MismatchError]:
+    """Factors that PEFT made of a Conv1D's weight as it is stored, and can't compute with itself."""
+    base, architecture = adapter.base, adapter.architecture
+    kinds = [architecture.kind(name) for name in adapter.modules] if architecture else []
+    if base is None or "Conv1D" not in kinds or not (base.path.is_file() or is_checkpoint(base.path)):
         return []
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    names = BaseNames(base.checkpoint, architecture)
     return [
         MismatchError(
-            f"the file lacks {missing[0]}{more}, which its configuration targets in the base: their part of the update "
-            "would be lost",
-            hint="PEFT leaves modules out when another adapter in the model is called like a part of their names. Load "
-            "the adapter with PEFT, which computes what is missing from the base, and save it from a model without the "
-            "other. If the base is another than it was trained on, name its own.",
+            f"{name}: its factors are for a weight of shape ({parts.out_features}, {parts.in_features}), but the "
+            "layer, a Conv1D, has the transpose: PEFT makes such factors for an adapter that is added to a layer which "
+            "another one wraps, and its own forward pass fails with them",
+            hint="Train the adapter alone, or with fan_in_fan_out=True in its configuration.",
         )
+        for name, parts in adapter.modules.items()
+        if untransposed(names, name, (parts.out_features, parts.in_features))
     ]
 
 
@@ -114,7 +143,10 @@ def _broken_vectors(adapter: Adapter) -> list[MismatchError]:
 def _on_projections(adapter: Adapter) -> list[str]:
     header = adapter.header
     if header.modules and not header.has_projections:
-        if seed_is_lost(header):
+        if header.seeding is None and header.config.peft_version is not None:
+            which = f"{argument('seeding', 'index')} or {argument('seeding', 'salted')}"
+            return [f"{straddles(header.config.peft_version)}: say {which}"]
+        if header.seeding == "salted":
             return [
                 "P isn't stored, and PEFT 0.19 drew it from a salted hash, which nobody can reproduce. Save it with "
                 "save_projection=True from the process that trained it, or find its seed in what it was merged into: "
@@ -158,10 +190,15 @@ def _on_training(adapter: Adapter) -> list[str]:
     saved = any(
         name.endswith(".bias") and replacement.in_place for name, replacement in adapter.header.replaced.items()
     )
-    if config.bias != "none" and not saved and re.match(r"0\.(18|19|20)(\D|$)", config.peft_version or ""):
+    version = config.peft_version
+    if config.bias != "none" and not saved and version is not None and not saves_biases(version):
+        known = saves_biases(version) is False
         found.append(
-            f"trained with bias={config.bias!r}, but no bias was saved (PEFT {config.peft_version} doesn't): what was "
-            "learnt there is lost"
+            f"trained with bias={config.bias!r}, but no bias was saved (PEFT {version} doesn't): what was learnt there "
+            "is lost"
+            if known
+            else f"trained with bias={config.bias!r}, and the file holds none: PEFT {version} saves biases from "
+            "peft#3490 of 13 August 2026 on, and its commit isn't known. If the model has any, what they learnt is lost"
         )
     groups = adapter.header.vectors
     if groups and not any(np.any(adapter.vector(group)) for group in groups):

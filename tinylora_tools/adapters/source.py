@@ -1,5 +1,4 @@
-"""What stands at a path, told apart and opened once: PEFT's directory or file (safetensors or pickled), a packed
-adapter, or one of a third-party project; all become the same open adapter."""
+"""What stands at a path, told apart and opened once: whatever form it has, it becomes the same open adapter."""
 
 from __future__ import annotations
 
@@ -10,19 +9,18 @@ from pathlib import Path
 from ..bases.base import Base, open_base
 from ..core.streams.projection import DEFAULT_STREAM
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
-from ..formats import third_party
 from ..formats.checkpoint import is_checkpoint
-from ..formats.packed import Packed, as_packed, is_packed
-from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
+from ..formats.packed import Packed
+from ..formats.peft_adapter import PeftAdapter, adapter_in
 from ..formats.peft_keys import is_adapter
-from ..formats.safetensors_file import SafetensorsFile, read_header
+from ..formats.peft_release import Seeding
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
-from ..formats.torch_file import load_pickle, torch_file_of
 from ..progress import NoProgress, Progress
 from ..sources.locate import HUB_PREFIX, locate, locate_base
-from ..wording import argument, call
+from ..wording import argument
 from .answers import Answers
+from .content import another_project, content_of
 from .load import Adapter, ModuleOrder, order_in
 
 PEFT, PACKED = "peft", "packed"
@@ -78,11 +76,14 @@ class Source:
         base: Base | None = None,
         *,
         module_order: ModuleOrder = None,
+        first_adapter: ModuleOrder = None,
+        seeding: Seeding | None = None,
         stream: str | None = None,
         device: str = "cpu",
         threads: int | None = None,
         in_memory: bool = False,
         keep_weights: bool = False,
+        complete: bool = False,
         progress: Progress | None = None,
     ) -> Adapter:
         """The open adapter.
@@ -92,7 +93,7 @@ class Source:
         base : Base, optional
             Tells the architecture, and gives the weights where factors have to be computed from them; None for the one
             that the adapter names.
-        module_order, stream
+        module_order, first_adapter, seeding, stream
             As `Adapter`.
         device, threads
             Where factors are computed, if they have to be, and with how many of torch's threads.
@@ -100,6 +101,8 @@ class Source:
             Read every tensor now, once.
         keep_weights : bool
             Keep weights that are read for factors in memory, in `base`, if they fit.
+        complete : bool
+            Compute the modules that the file lacks, from the base and the seed.
         progress : Progress, optional
 
         Raises
@@ -111,7 +114,9 @@ class Source:
         """
         progress, content = progress or NoProgress(), self.content
         if isinstance(content, Adapter):
-            return content.on(base, module_order=module_order, stream=stream)
+            return content.on(
+                base, module_order=module_order, first_adapter=first_adapter, seeding=seeding, stream=stream
+            )
         notes: list[str] = []
         order, drawn_as = order_in(module_order), stream or DEFAULT_STREAM
         if isinstance(content, Packed):
@@ -137,14 +142,21 @@ class Source:
         else:
             header = content.in_memory() if in_memory else content
         named = isinstance(content, PeftAdapter) and self.path.is_dir()
-        return Adapter(
+        opened = Adapter(
             header,
             base=base,
             module_order=order,
+            first_adapter=first_adapter,
+            seeding=seeding,
             stream=drawn_as,
             imported=tuple(notes),
             companions=header.directory if named else None,
         )
+        if complete:
+            from .completion import completed  # which needs torch
+
+            opened = completed(opened, device=device, progress=progress)
+        return opened
 
     def _base_at_hand(self, packed: Packed) -> Base:
         found = self.named_base
@@ -162,6 +174,8 @@ def load_adapter(
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,
     *,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     stream: str | None = None,
     kind: str | None = None,
     settings: Mapping[str, str] | None = None,
@@ -180,7 +194,13 @@ def load_adapter(
         The base model's directory; where it is None, the one that the adapter names, if that is at hand. A packed
         adapter, and some of other projects, need its weights.
     module_order : sequence of str, or the path of a file, optional
-        The targeted modules in the order of `model.named_modules()`, where no known architecture tells it.
+        The model's modules in the order of `model.named_modules()`, all or at least the targeted ones, where no known
+        architecture tells it.
+    first_adapter : path, or sequence of str, optional
+        Of an adapter that was added to a model which had another: that one's directory, or its targeted modules in the
+        same order; or this one's directory, if it was the first.
+    seeding : "index" or "salted", optional
+        What P, which isn't stored, was drawn from, where PEFT's development version 0.19.2.dev0 wrote the adapter.
     stream : str, optional
         Whose arithmetic a P that isn't stored is drawn with: "torch-cpu-avx2" by default, "torch-cpu-scalar", "torch".
     kind : str, optional
@@ -207,7 +227,15 @@ def load_adapter(
     """
     source = find_source(path, kind=kind, settings=settings or {}, projection=projection, against=against)
     at = None if base is None else open_base(base)
-    return source.open(at, module_order=module_order, stream=stream, device=device, progress=progress)
+    return source.open(
+        at,
+        module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
+        stream=stream,
+        device=device,
+        progress=progress,
+    )
 
 
 def find_source(
@@ -218,8 +246,8 @@ def find_source(
     projection: str | Path | None = None,
     against: str | Path | None = None,
 ) -> Source:
-    """Tell what stands at a path, from headers alone; arguments as `load_adapter`'s. With `settings` (empty ones
-    too), a third-party adapter is taken.
+    """Tell what stands at a path, from headers alone; arguments as `load_adapter`'s. With `settings`, a third-party
+    adapter is taken.
 
     Raises
     ------
@@ -233,7 +261,7 @@ def find_source(
     if isinstance(path, Adapter):
         return Source(path.path, PEFT, path)
     at = locate(path)
-    content = _content(at)
+    content = content_of(at)
     form = PEFT if isinstance(content, PeftAdapter) else PACKED if isinstance(content, Packed) else content.dialect
     if kind not in (None, form):
         raise UnsupportedError(
@@ -258,29 +286,9 @@ def find_sources(paths: Sequence[str | Path | Source | Adapter] | str | Path | S
     return [find_source(path) for path in several]
 
 
-def open_file(path: Path) -> TensorFile | Found | Packed:
-    """What is in a file that is named by itself: an adapter's or a checkpoint's tensors, a packed adapter, or one of
-    another project."""
-    content = read_header(path, keep_open=True) if path.suffix == ".safetensors" else load_pickle(path)
-    if isinstance(content, SafetensorsFile) and is_packed(content.metadata):
-        return as_packed(content)
-    if (found := third_party.recognise(path, content)) is not None:
-        return found
-    return content if isinstance(content, SafetensorsFile) else torch_file_of(path, content)
-
-
 def adapter_of(path: Path, file: TensorFile) -> Source | None:
     """The adapter in an open file; None where its tensors are none of one."""
     return Source(path, PEFT, adapter_in(path, file)) if is_adapter(file.tensors) else None
-
-
-def another_project(path: Path, dialect: str) -> UnsupportedError:
-    """What to say of a third-party adapter where only PEFT's and packed ones are taken."""
-    return UnsupportedError(
-        f"is another project's adapter ({dialect})",
-        where=path,
-        hint=f"Make it PEFT's first: {call('to_peft', path, 'ADAPTER', base=...)}",
-    )
 
 
 def name_the_base(name: str | None) -> str:
@@ -289,11 +297,3 @@ def name_the_base(name: str | None) -> str:
     if name and name.count("/") == 1:
         hint += f", or download it with {argument('base', HUB_PREFIX + name)}"
     return f"{hint}."
-
-
-def _content(path: Path) -> PeftAdapter | Packed | Found:
-    if path.is_dir():
-        peft = any((path / name).is_file() for name in WEIGHTS_NAMES)
-        return (None if peft else third_party.find(path)) or read_adapter(path)
-    content = open_file(path)
-    return content if isinstance(content, (Packed, Found)) else adapter_in(path, content)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..bases.base import Base
+from ..bases.listing import listed_model
 from ..bases.modules import ModelModules, open_model
 from ..bases.selection import shortest_targets
 from ..bases.weights import over_modules, torch_threads
@@ -121,7 +122,7 @@ def _in_order(
                 hint="List every module in the order of model.named_modules()." if absent else _name_the_base(),
             )
         return (listed if order is None else [name for name in order if name in listed]), None
-    model = open_model(base, module_order=order, numbered=not told)
+    model = listed_model(open_model(base, numbered=not told and order is None), order, base.path)
     names = [m.name for m in model.modules.values() if m.kind == "Linear" and adapter.adapts(m.name)]
     absent = sorted(set(listed) - set(names))
     if absent or not names:

@@ -49,7 +49,8 @@ def restore(
     """
     check_content(packed)
     where = check_device(device)
-    modules = modules_of(base, packed.config, packed.names("modules"), packed.path)
+    transposed = packed.numbers("transposed") or ()
+    modules = modules_of(base, packed.config, packed.names("modules"), packed.path, transposed=transposed)
     dtypes = _one_each(packed, "dtypes", len(modules))
     notes = hold(base, modules) if keep_weights else []
     if weights_mark(base.checkpoint.read, modules) != packed.text("weights"):

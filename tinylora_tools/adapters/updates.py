@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bases.tensor_names import BaseNames
 from ..core.lowrank import projected
+from ..errors import TinyLoraError
+from ..formats.checkpoint import is_checkpoint
 from .load import Adapter
 
 
@@ -48,3 +51,23 @@ def embedding_scale(
         return 1.0
     rounded = as_buffer or scaling.held == "buffer"
     return float(np.float32(scaling.factor).astype(dtype)) if rounded else scaling.factor
+
+
+def vocabularies(adapter: Adapter) -> list[tuple[str, int, int]]:
+    """Weights that the adapter changes and that have another number of rows in its base, where that is at hand:
+    parameter, the adapter's rows, the base's. Embeddings and heads are resized for training so."""
+    base = adapter.base
+    if base is None or not (base.path.is_file() or is_checkpoint(base.path)):
+        return []
+    names = BaseNames(base.checkpoint, adapter.architecture)
+    shapes = {f"{name}.weight": (parts.out_features, parts.in_features) for name, parts in adapter.modules.items()}
+    shapes |= {name: one.tensor.shape for name, one in adapter.header.replaced.items() if len(one.tensor.shape) == 2}
+    found = []
+    for parameter, (rows, columns) in shapes.items():
+        try:
+            of_base = base.checkpoint.info(names.group(parameter).stored).shape
+        except TinyLoraError:
+            continue
+        if len(of_base) == 2 and of_base[1] == columns and of_base[0] != rows:
+            found.append((parameter, rows, of_base[0]))
+    return found

@@ -19,7 +19,7 @@ from ..formats.peft_keys import factor_key
 from ..formats.safetensors_writer import Entry, write_tensors
 from ..formats.tensors import DTYPE_BITS, dtype_name, numpy_dtype
 from .load import Adapter
-from .provenance import KNOWN_STREAMS, seed_is_lost
+from .provenance import KNOWN_STREAMS
 
 
 def stored_tensors(adapter: PeftAdapter) -> dict[str, NDArray[Any]]:
@@ -58,9 +58,9 @@ def require_drawable(adapter: Adapter) -> str:
     """
     header = adapter.header
     hint = "Keep P in the file."
-    if not header.has_config or seed_is_lost(header):
+    if not header.has_config or header.seeding == "salted":
         raise UnsupportedError("the seed of P isn't known, so P can't be left out", where=header.file.path, hint=hint)
-    lost, places = "", adapter.places
+    lost, places = "", {name: i for i, name in enumerate(adapter.order)}  # those that PEFT's load gives
     for stream in KNOWN_STREAMS:
         lost = ""
         for module in adapter.modules:

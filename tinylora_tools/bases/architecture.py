@@ -292,7 +292,7 @@ def way_out() -> str:
     )
 
 
-def order_hint(which: str = "the targeted modules") -> str:
+def order_hint(which: str = "the model's modules, all or the targeted ones,") -> str:
     """How to give an order that no file tells."""
     return (
         f"{way_out()} Or give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one "

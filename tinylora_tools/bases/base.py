@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..formats.checkpoint import Checkpoint, read_checkpoint, read_model_config
+from ..formats.checkpoint import Checkpoint, is_checkpoint, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
 from .architecture import Architecture, from_config
 
@@ -47,13 +47,17 @@ class Base:
         """The headers of its weights; raises as `read_checkpoint`."""
         return read_checkpoint(self.path, self.config)
 
-    def require_config(self) -> Base:
-        """Raise FormatError where no config.json tells the architecture."""
-        if self.config is None:
+    @property
+    def unknown(self) -> str:
+        """Why the architecture isn't known, where it isn't."""
+        kind = (self.config or {}).get("model_type")
+        return f"the architecture {kind!r} isn't known" if kind else "no config.json beside it tells the architecture"
+
+    def require_model(self) -> Base:
+        """Raise FormatError where there is neither a config.json nor weights: it is no model's directory."""
+        if self.config is None and not self.path.is_file() and not is_checkpoint(self.path):
             raise FormatError(
-                "no config.json here, which would tell the architecture",
-                where=self.path,
-                hint="Name the base's directory.",
+                "no model here: neither a config.json nor weights", where=self.path, hint="Name the base's directory."
             )
         return self
 

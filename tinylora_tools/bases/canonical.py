@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ from .selection import select
 from .weights import as_matrix, fingerprint, over_modules
 
 
-def modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None, where: Path) -> list[Module]:
+def modules_of(
+    base: Base, config: TinyLoraConfig, names: Sequence[str] | None, where: Path, *, transposed: Sequence[int] = ()
+) -> list[Module]:
     """The modules of an adapter with this configuration, in PEFT's order: those that it selects, or the ones named.
-    `where` is the file that the configuration stands in.
+
+    `where` is the file that the configuration stands in; `transposed` are the places of those whose weights are stored
+    (in, out), of a base whose architecture doesn't tell.
 
     Raises
     ------
@@ -37,6 +42,11 @@ def modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None, 
         config.check_targets()
     except FormatError as error:
         raise FormatError(error.what, where=where, hint=error.hint) from None
+    found = _modules_of(base, config, names)
+    return [replace(one, kind="Conv1D") if place in transposed else one for place, one in enumerate(found)]
+
+
+def _modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None) -> list[Module]:
     if names is None:
         model = open_model(base, task_type=config.task_type)
         return list(select(model, config, base.path).modules)

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..core.residual import OTHER_WEIGHT, Triplets, residual_of
-from ..errors import MismatchError, UndeterminedError
+from ..errors import MismatchError, TinyLoraError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
 from .tensor_names import BaseNames
 
@@ -58,6 +58,27 @@ def is_transposed(
             hint="Is this the base that the adapter was trained on?",
         )
     return transposed
+
+
+def factored_as_stored(W: NDArray[Any], triplets: Triplets) -> bool:
+    """Whether an adapter's factors are those of a square Conv1D weight as it is stored, (in, out), instead of its
+    transpose.
+
+    PEFT makes them so for an adapter that is added to a layer which another one wrapped (`_init_svd`, by a
+    fan_in_fan_out that nothing set). Its forward pass then still adds B R A as that of (out, in).
+    """
+    return residual_of(W, triplets) <= OTHER_WEIGHT < residual_of(W, triplets.transposed())
+
+
+def untransposed(names: BaseNames, module: str, expected: tuple[int, int]) -> bool:
+    """Whether factors for a weight of shape `expected` (out, in) are those of a Conv1D's stored one, (in, out), that
+    isn't square: PEFT makes them for an added adapter too, whose forward pass then fails."""
+    if names.kind(module) != "Conv1D" or expected[0] == expected[1]:
+        return False
+    try:
+        return names.base.info(names.group(f"{module}.weight").stored).shape == expected
+    except TinyLoraError:
+        return False
 
 
 def _fits_transposed(base: Checkpoint, module: str, W: NDArray[Any], triplets: Triplets) -> bool:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, adapter_options, output_options
+from .config_options import adapter_dtype_option, adapter_options
+from .options import SOURCE, output_options
 from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 @click.command("count")
 @click.argument("base", type=SOURCE, metavar="BASE")
 @adapter_options
+@adapter_dtype_option
 @click.option(
     "--budget",
     type=click.IntRange(min=1),

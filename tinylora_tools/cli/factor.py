@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, device_option, force_option, output_option, output_options, target_options, threads_option
+from .config_options import target_options
+from .options import SOURCE, device_option, force_option, output_option, output_options, threads_option
 from .output import Output, bars, new_table, plural, print_table, print_written, printable
 from .process import keep_freed_memory
 

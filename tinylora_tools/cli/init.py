@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .config_options import adapter_dtype_option, adapter_options
 from .options import (
     SOURCE,
-    adapter_options,
     device_option,
     force_option,
     output_option,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("OUT", "Directory to make.")
 @adapter_options
+@adapter_dtype_option
 @click.option(
     "--init-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --init-weights uniform; recorded."
 )

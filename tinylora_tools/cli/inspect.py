@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, base_option, module_order_option, output_options
+from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output, new_table, plural, print_facts, print_table, printable, size
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @click.argument("source", type=SOURCE, metavar="SOURCE")
 @base_option
-@module_order_option
+@numbering_options
 @output_options
 def command(out: Output, **given: Any) -> None:
     """Show what is in an adapter or a checkpoint.

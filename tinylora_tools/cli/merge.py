@@ -13,7 +13,7 @@ from .options import (
     all_of,
     base_option,
     force_option,
-    module_order_option,
+    numbering_options,
     output_option,
     output_options,
     release_option,
@@ -64,7 +64,7 @@ _own_options = all_of(
 @scale_option
 @_own_options
 @stream_option
-@module_order_option
+@numbering_options
 @release_option
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,7 @@ from .options import (
     Dtype,
     base_option,
     force_option,
-    module_order_option,
+    numbering_options,
     output_option,
     output_options,
     stream_option,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @output_option("OUT", "A .safetensors file, or a directory.", required=False)
 @click.option("--digest", is_flag=True, help="Print the sha256 of each P (little-endian bytes).")
 @base_option
-@module_order_option
+@numbering_options
 @force_option
 @output_options
 def command(
@@ -52,9 +52,9 @@ def command(
     output: Path | None,
     digest: bool,
     base: str | None,
-    module_order: str | None,
     force: bool,
     out: Output,
+    **told: Any,
 ) -> None:
     """Draw the projections P from a seed, bit for bit as PyTorch does.
 
@@ -73,10 +73,10 @@ def command(
         own = {"--seed": seed, "-u": u, "-r": r, "--count": count, "--dtype": dtype}
         if output is None or any(value is not None for value in own.values()):
             raise click.UsageError(f"With ADAPTER, give -o OUT, and none of {', '.join(own)}: the adapter has them.")
-        report = project(adapter, output, base=base, module_order=module_order, stream=stream, force=force)
+        report = project(adapter, output, base=base, stream=stream, force=force, **told)
     else:
-        if base is not None or module_order is not None:
-            raise click.UsageError("--base and --module-order tell of an adapter; none is given.")
+        if base is not None or any(told.values()):
+            raise click.UsageError("--base, --module-order and their like tell of an adapter; none is given.")
         if seed is None or u is None or r is None:
             raise click.UsageError("Give --seed, -u and -r, or an adapter.")
         if output is None and not digest and not out.as_json:

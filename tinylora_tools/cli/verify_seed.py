@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, base_option, force_option, module_order_option, output_options
+from .options import SOURCE, base_option, force_option, numbering_options, output_options
 from .output import Output, new_table, print_table, printable
 from .process import keep_freed_memory
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("verify-seed")
 @click.argument("adapter", required=False, type=SOURCE, metavar="[ADAPTER]")
 @base_option
-@module_order_option
+@numbering_options
 @click.option(
     "--against",
     type=SOURCE,

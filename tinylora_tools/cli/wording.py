@@ -15,7 +15,8 @@ _OPTIONS = {
 
 #: What stands for any value of an option.
 _VALUES = {
-    "against": "MERGED", "base": "DIR", "module_order": "FILE", "projection": "FILE", "record_to": "FILE",
+    "against": "MERGED", "base": "DIR", "first_adapter": "ADAPTER", "module_order": "FILE", "projection": "FILE",
+    "record_to": "FILE",
 }  # fmt: skip
 
 _COMMANDS = {"pack": "convert packed", "to_lora": "convert lora", "to_peft": "convert peft"}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError
 from .json_file import read_object
 from .memory_file import MemoryFile
+from .placeholders import GATHER, refuse_pointer, said_of_spread, spread
+from .plain_names import plain_names, renamed
 from .safetensors_file import read_header
 from .tensors import TensorFile, TensorInfo
 from .torch_file import read_torch_file
@@ -46,6 +48,8 @@ class Checkpoint:
         The index file's content.
     held : Mapping[str, TensorFile]
         Tensors that are kept in memory, and read from there.
+    notes : tuple of str
+        What to know of its names.
     """
 
     path: Path
@@ -54,12 +58,13 @@ class Checkpoint:
     shard_of: Mapping[str, int]
     index: Mapping[str, Any] | None = None
     held: Mapping[str, TensorFile] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_file(cls, path: Path, file: TensorFile, config: Mapping[str, Any] | None = None) -> Checkpoint:
         """A single weights file, which was named by `path`; `config` as `read_checkpoint`."""
         config = read_model_config(path.parent) if config is None else config
-        return cls(path, config, (file,), dict.fromkeys(file.tensors, 0))
+        return _plainly(cls(path, config, (file,), dict.fromkeys(file.tensors, 0)))
 
     def __contains__(self, name: object) -> bool:
         return name in self.shard_of
@@ -111,7 +116,7 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
     for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
         if (path / single).is_file():
             shard = read_tensor_file(path / single)
-            return Checkpoint(path, config, (shard,), dict.fromkeys(shard.tensors, 0))
+            return _plainly(Checkpoint(path, config, (shard,), dict.fromkeys(shard.tensors, 0)))
         if (path / index).is_file():
             return _read_sharded(path, index, config)
     raise FormatError(
@@ -123,7 +128,13 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
 
 def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
     """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
-    return read_header(path, keep_open=keep_open) if path.suffix == ".safetensors" else read_torch_file(path)
+    if path.suffix == ".safetensors":
+        return read_header(path, keep_open=keep_open)
+    try:
+        return read_torch_file(path)
+    except FormatError:
+        refuse_pointer(path)
+        raise
 
 
 def read_model_config(directory: Path) -> Mapping[str, Any] | None:
@@ -158,7 +169,30 @@ def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | 
             where=index_path,
             hint="The index belongs to other shards: restore the checkpoint, or save it again.",
         )
-    return Checkpoint(directory, config, shards, shard_of, index)
+    return _plainly(Checkpoint(directory, config, shards, shard_of, index))
+
+
+def _plainly(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint without what a wrapped model left in its tensors' names.
+
+    Raises
+    ------
+    FormatError
+        If its weights are spread over the processes that trained it.
+    """
+    for shard in checkpoint.shards:
+        if weights := [name for name in spread(shard.tensors) if name.endswith("weight")]:
+            raise FormatError(said_of_spread(weights), where=shard.path, hint=GATHER)
+    names = plain_names(dict.fromkeys(name for shard in checkpoint.shards for name in shard.tensors))
+    if not names:
+        return checkpoint
+    first = next(iter(names))
+    return replace(
+        checkpoint,
+        shards=tuple(renamed(shard, names) for shard in checkpoint.shards),
+        shard_of={names.get(name, name): number for name, number in checkpoint.shard_of.items()},
+        notes=(f"{len(names)} tensors were saved of a wrapped model: {first} is taken for {names[first]}, and so on",),
+    )
 
 
 def _check_inside(name: str, index_path: Path) -> None:

@@ -19,6 +19,7 @@ Metadata, all text; what is the usual is left out:
 - `content`: a digest of all else that the file holds, metadata and tensors
 - `dtypes`: what each module was trained in; `stored` and `v`: the dtypes of the adapter's factors and vectors, if not
   float32
+- `transposed`: the numbers of modules whose weights are stored (in, out), where the base's architecture doesn't tell
 - `stream`: what draws P, if not torch-cpu-avx2; `P_of`: where no seed does, the number of the P that each module has
 - `holds_P`: "true" or "false", where the adapter's file has P or not and its configuration says otherwise
 - `error`: the largest relative error of a module's update

@@ -14,7 +14,10 @@ from ..errors import FormatError, UnsupportedError
 from .checkpoint import read_tensor_file
 from .memory_file import MemoryFile
 from .peft_config import CONFIG_NAME, TinyLoraConfig, read_config
-from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter
+from .peft_keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter, plain_keys
+from .peft_release import Seeding, seeding
+from .placeholders import GATHER, said_of_spread, spread
+from .plain_names import renamed
 from .tensors import TensorFile, TensorInfo
 
 if TYPE_CHECKING:
@@ -86,6 +89,8 @@ class PeftAdapter:
         Other adapters that PEFT 0.19 saved along: adapter name to its modules, and the keys of each.
     unknown : tuple of str
         Keys that no PEFT release writes.
+    said_seeding : "index" or "salted", optional
+        What its user says of the seeds of P, where its release doesn't tell.
     """
 
     path: Path
@@ -98,6 +103,12 @@ class PeftAdapter:
     copies: tuple[str, ...]
     leaked: Mapping[str, Mapping[str, tuple[str, ...]]]
     unknown: tuple[str, ...]
+    said_seeding: Seeding | None = None
+
+    @property
+    def seeding(self) -> Seeding | None:
+        """What P is drawn from, by the release that wrote the adapter, or by who used it; None where it isn't known."""
+        return self.said_seeding or (seeding(self.config.peft_version) if self.config.peft_version else None)
 
     @property
     def directory(self) -> Path:
@@ -170,11 +181,15 @@ def read_adapter(path: Path) -> PeftAdapter:
 
 def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     """The adapter in an open weights file; raises as `read_adapter`, whose `path` this is."""
+    if not file.tensors:
+        raise FormatError("holds no tensor at all", where=file.path, hint="Save the adapter again.")
+    if names := spread(file.tensors):
+        raise FormatError(said_of_spread(names), where=file.path, hint=GATHER)
     config_path = file.path.parent / CONFIG_NAME
     config = read_config(config_path) if config_path.is_file() else None
     if not is_adapter(file.tensors):
         raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
-    return sort_keys(path, file, config)
+    return sort_keys(path, renamed(file, plain_keys(file.tensors)), config)
 
 
 def _weights_of(directory: Path) -> Path:

@@ -23,12 +23,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .plain_names import plain_names
+
 #: Characters of a key: far more than a module's path has, and few enough for every number in it.
 LONGEST = 1000
 
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.tinylora_(?P<part>[ABP])(?:\.(?P<adapter>.+))?")
 VECTOR = re.compile(r"base_model\.tinylora_v\.(?P<group>0|[1-9][0-9]*)")
 COPY = re.compile(r"\.(modules_to_save|original_module)\.")
+#: What the keys of the model's parameters begin with.
+ROOT = "base_model.model."
+#: The key of a vector whose group is called as the adapter is.
+NAMED_LIKE_THE_ADAPTER = "base_model.tinylora_v"
+
+_WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 REPLACED = re.compile(r"base_model\.model\.(?P<parameter>.+)")
 
 
@@ -51,4 +59,21 @@ def base_key(module: str, parameter: str, *, wrapped: bool) -> str:
 
 def is_adapter(names: Iterable[str]) -> bool:
     """Whether a file's names are those of a TinyLoRA adapter."""
-    return any(FACTOR.fullmatch(name) or VECTOR.fullmatch(name) for name in names)
+    plain = (_WRAPPED.sub("", name) for name in names)
+    return any(FACTOR.fullmatch(name) or VECTOR.fullmatch(name) for name in plain)
+
+
+def plain_keys(names: Iterable[str]) -> dict[str, str]:
+    """Keys of an adapter's file that aren't called as they should be, to what they are.
+
+    Those of a wrapped model; and the vector of the group whose number is the adapter's own name, such as "0", which
+    PEFT takes out of the key.
+    """
+    names = list(names)
+    found = plain_names(names, ROOT)
+    called = {found.get(name, name): name for name in names}
+    if NAMED_LIKE_THE_ADAPTER in called:
+        groups = {int(match["group"]) for name in called if (match := VECTOR.fullmatch(name))}
+        missing = next(group for group in range(len(groups) + 1) if group not in groups)
+        found[called[NAMED_LIKE_THE_ADAPTER]] = vector_key(missing)
+    return found

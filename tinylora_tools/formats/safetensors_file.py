@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from .placeholders import refuse_pointer
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
         size = file.tell()
         file.seek(0)
         prefix = file.read(8)
+        refuse_pointer(path, prefix)
         if len(prefix) < 8:
             raise FormatError(f"only {size} bytes long, too short for a safetensors header", where=path, hint=_DAMAGED)
         length = int.from_bytes(prefix, "little")

@@ -32,7 +32,7 @@ def opened_for(
         A directory that isn't there, or with `force` may be replaced.
     adapters : path, open adapter, or a sequence of them
     base : path, optional
-        With its config.json.
+        A model's directory, or a weights file of it.
     given
         As `Source.open` takes it.
 
@@ -44,7 +44,7 @@ def opened_for(
         If an adapter isn't sound.
     """
     sources = find_sources(adapters)
-    at = None if base is None else open_base(base).require_config()
+    at = None if base is None else open_base(base).require_model()
     inputs = [path for source in sources for path in source.inputs(at)]
     check_output(output, force=force, inputs=inputs)
     opened = [source.open(at, in_memory=True, **given) for source in sources]

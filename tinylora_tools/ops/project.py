@@ -16,6 +16,7 @@ from ..checks import at_least, dtype_named
 from ..core.compare import digest
 from ..core.streams import projection
 from ..formats.peft_keys import factor_key
+from ..formats.peft_release import Seeding
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
 from ..output.companions import copy_adapter_files
@@ -108,6 +109,8 @@ def project(
     *,
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     stream: str | None = None,
     force: bool = False,
 ) -> ProjectReport:
@@ -122,7 +125,7 @@ def project(
         The directory to make.
     base : path, optional
         What tells the order of modules; by default the base that the adapter names, if it is at hand.
-    module_order, stream
+    module_order, first_adapter, seeding, stream
         As `load_adapter`.
     force : bool
         Replace an existing adapter.
@@ -133,8 +136,16 @@ def project(
         Where a P can't be drawn (the order isn't known, the seed is lost), and for an output that can't be written.
     """
     output = Path(output).expanduser()
-    given = {"module_order": module_order, "stream": stream}
-    (opened,), inputs = opened_for(output, adapter, base, force=force, **given)
+    (opened,), inputs = opened_for(
+        output,
+        adapter,
+        base,
+        force=force,
+        module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
+        stream=stream,
+    )
     header = opened.header
     added = missing_projections(opened)
     config = {**opened.config.raw, "save_projection": True} if header.has_config else None

@@ -134,3 +134,33 @@ def test_adapters_of_different_bases_are_not_summed(tmp_path: Path) -> None:
         to_lora([case.adapter for case in cases], tmp_path / "lora")
     assert "say with base which" in (caught.value.hint or "")
     assert not (tmp_path / "lora").exists()
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["embed_tokens", "q_proj"]], ids="-".join)
+def test_a_vocabulary_that_was_resized_for_training_is_told_of(targets: list[str], tmp_path: Path) -> None:
+    """PEFT then saves the embeddings whole; what comes of it loads only into a base that is resized as well."""
+    base = fixture("peft021-layers").base
+
+    def resized() -> Any:
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        torch.manual_seed(0)
+        model.resize_token_embeddings(101)
+        return model
+
+    config = peft.TinyLoraConfig(r=2, u=3, target_modules=targets, init_weights="uniform", init_v_bound=1.0)
+    model = peft.get_peft_model(resized(), config)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    report = to_lora(tmp_path / "adapter", tmp_path / "lora", base=base)
+    assert any(
+        "model.embed_tokens.weight has 101 rows, the base's 96: the vocabulary was resized for training" in warning
+        and "model.resize_token_embeddings(101)" in warning
+        for warning in report.warnings
+    )
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora")
+    lora = peft.PeftModel.from_pretrained(resized(), tmp_path / "lora").eval()
+    ids = torch.arange(3, 27).reshape(2, 12)
+    with torch.no_grad():
+        plain, wanted, found = (one(ids).logits for one in (resized().eval(), model.eval(), lora))
+    assert float((found - wanted).norm() / (wanted - plain).norm()) < 1e-4
+    assert not any("rows" in warning for warning in to_lora(fixture("peft021-layers").adapter, tmp_path / "b").warnings)

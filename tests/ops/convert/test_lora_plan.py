@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from edited_files import edited_copy
-from fixture_data import ROOT, fixture
+from fixture_data import ROOT, fixture, tensors
 from lora_files import delta_of
 from safetensors.numpy import load_file, save_file
 
@@ -116,7 +116,10 @@ def test_adapters_of_other_weights_are_not_summed(tmp_path: Path) -> None:
 
 def test_the_configuration_of_several_has_what_each_brings(tmp_path: Path) -> None:
     case = fixture("peft021-layers")
-    second = edited_copy(case.name, tmp_path / "a", modules_to_save=["lm_head"], bias="tinylora_only")
+    head = {"base_model.model.lm_head.weight": tensors(case.base)["lm_head.weight"]}
+    second = edited_copy(
+        case.name, tmp_path / "a", lambda t: t.update(head), modules_to_save=["lm_head"], bias="tinylora_only"
+    )
     to_lora([case.adapter, second], tmp_path / "lora", base=case.base)
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert (config["modules_to_save"], config["bias"]) == (["lm_head"], "lora_only")

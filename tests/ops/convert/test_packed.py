@@ -15,10 +15,14 @@ from fixture_data import MERGEABLE, ROOT, Fixture, fixture
 from packed_files import restored, values
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.errors import OutputError, UndeterminedError, UnsupportedError
+from tinylora_tools.errors import FormatError, OutputError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.packed import INDEX, VALUE
+from tinylora_tools.formats.peft_config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
+from tinylora_tools.ops.convert.lora import to_lora
 from tinylora_tools.ops.convert.packed import pack
+from tinylora_tools.ops.convert.peft import to_peft
+from tinylora_tools.ops.create.init import init
 
 Run = Callable[..., Any]
 
@@ -127,3 +131,45 @@ def test_p_of_some_modules_only_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UndeterminedError, match=r"no adapter_config\.json beside the adapter"):
         pack(adapter, tmp_path / "p.safetensors", base=case.base)
     assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_layers_of_an_unknown_architecture_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
+    """GPT-2's, square and not: their factors tell how they are stored, and the file remembers it."""
+    known, base = ROOT / "bases" / "gpt2-fp32", tmp_path / "base"
+    shutil.copytree(known, base)
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "model_type": "nobody", "architectures": ["Nobody"]}))
+    names = [f"transformer.h.{i}.{part}" for i in range(2) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc")]
+    config = TinyLoraConfig(r=2, u=3, target_modules=tuple(names), init_weights="uniform")
+    init(known, tmp_path / "adapter", config)
+    for order in (names, None):  # P tells it too
+        pack(tmp_path / "adapter", tmp_path / "p.safetensors", base=base, module_order=order, exact=True, force=True)
+        assert json.loads(read_header(tmp_path / "p.safetensors").metadata["transposed"]) == list(range(6))
+        for at in (base, known):
+            tensors, _ = restored(tmp_path / "p.safetensors", at)
+            before = values(tmp_path / "adapter")
+            assert tensors.keys() == before.keys()
+            assert all(tensors[key].tobytes() == array.tobytes() for key, array in before.items())
+    pack(tmp_path / "adapter", tmp_path / "q.safetensors", base=known)
+    assert "transposed" not in read_header(tmp_path / "q.safetensors").metadata
+
+
+def test_a_base_without_a_configuration_does_both_ways(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    base = tmp_path / "base"
+    shutil.copytree(case.base, base)
+    (base / "config.json").unlink()
+    pack(case.adapter, tmp_path / "p.safetensors", base=base)
+    to_peft(tmp_path / "p.safetensors", tmp_path / "back", base=base)
+    tensors, before = values(tmp_path / "back"), values(case.adapter)
+    assert {key: array.tobytes() for key, array in tensors.items()} == {k: a.tobytes() for k, a in before.items()}
+    to_lora(case.adapter, tmp_path / "lora", base=base)
+    to_lora(case.adapter, tmp_path / "same", base=case.base)
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "lora" / weights).read_bytes() == (tmp_path / "same" / weights).read_bytes()
+    seed_only = fixture("peft021-13-numbers").adapter
+    with pytest.raises(UndeterminedError, match=r"of the base .*base: no config\.json beside it tells the") as caught:
+        to_lora(seed_only, tmp_path / "no", base=base)
+    assert str(caught.value.hint).startswith("Put the model's own config.json beside its weights, or give the modules")
+    with pytest.raises(FormatError, match=r"no model here: neither a config\.json nor weights"):
+        to_lora(case.adapter, tmp_path / "no", base=case.adapter)

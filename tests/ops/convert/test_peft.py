@@ -14,7 +14,7 @@ import transformers
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
-from tinylora_tools.errors import UnsupportedError
+from tinylora_tools.errors import MismatchError, UnsupportedError
 from tinylora_tools.formats.peft_adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.convert.peft import PeftReport, to_peft
@@ -111,3 +111,19 @@ def test_a_dtype_that_would_round_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="bfloat16 would round"):
         convert(fixture("peft021-bias-own"), tmp_path / "out", adapter_dtype="bfloat16")
     assert not (tmp_path / "out").exists()
+
+
+def test_modules_that_the_file_lacks_are_computed(tmp_path: Path) -> None:
+    """As PEFT leaves them out beside an adapter that is called "o_proj", and computes them when it loads the file."""
+    base = fixture("peft021-layers").base
+    config = {"r": 2, "u": 3, "target_modules": ["q_proj", "o_proj"], "init_weights": "uniform"}
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), peft.TinyLoraConfig(**config))
+    model.save_pretrained(tmp_path / "whole")
+    model.add_adapter("o_proj", peft.TinyLoraConfig(**config))
+    model.save_pretrained(tmp_path / "beside", selected_adapters=["default"])
+    with pytest.raises(MismatchError, match="and 11 more, which its configuration targets in the base"):
+        to_peft(tmp_path / "beside", tmp_path / "out", base=base)
+    report = to_peft(tmp_path / "beside", tmp_path / "out", base=base, complete=True)
+    assert (report.modules, "weren't in the file" in report.warnings[0]) == (24, True)
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()

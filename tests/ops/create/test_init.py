@@ -18,7 +18,7 @@ import transformers
 from fixture_data import ROOT, fixture
 from safetensors.torch import load_file, save_file
 
-from tinylora_tools.errors import OutputError, TinyLoraError, UndeterminedError
+from tinylora_tools.errors import MismatchError, OutputError, TinyLoraError, UndeterminedError
 from tinylora_tools.formats.peft_config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.count import count
@@ -220,6 +220,102 @@ def test_biases_that_are_tied(tmp_path: Path) -> None:
     found = count(tmp_path / "base", settings)
     assert found.trainable_parameters == sum(n for name, n in trained.items() if "tinylora_v" in name)
     assert found.bias_parameters == sum(n for name, n in trained.items() if name.endswith("bias"))
+
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+GPTJ: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 32, "rotary_dim": 4}
+WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "a head with a bias": ("PhiForCausalLM", TEXT, {"target_modules": ["lm_head", "q_proj"]}),
+    "and all biases": ("PhiForCausalLM", TEXT, {"target_modules": ["lm_head", "q_proj"], "bias": "all"}),
+    "and its own, by an expression": (
+        "PhiForCausalLM", TEXT, {"target_modules": r".*(lm_head|q_proj)", "bias": "tinylora_only"}
+    ),
+    "another head with a bias": ("GPTJForCausalLM", GPTJ, {"target_modules": ["lm_head", "q_proj"]}),
+    "a classifier's biases": (
+        "BertForSequenceClassification", TEXT,
+        {"target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"},
+    ),
+    "a classifier of layers": (
+        "RobertaForSequenceClassification", TEXT,
+        {"target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"},
+    ),
+    "its own biases only": (
+        "RobertaForSequenceClassification", TEXT,
+        {"target_modules": ["query"], "bias": "tinylora_only", "task_type": "SEQ_CLS"},
+    ),
+    "modules to save": (
+        "PhiForCausalLM", TEXT,
+        {"target_modules": ["q_proj"], "modules_to_save": ["mlp", "final_layernorm"], "bias": "all"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_peft_saves_whole(name: str, tmp_path: Path) -> None:
+    """Of heads with a bias, and of what is trained whole where all biases are: some of it twice and thrice."""
+    class_name, settings, arguments = WHOLE[name]
+    model_class = getattr(transformers, class_name)
+    model_class(model_class.config_class(**settings)).save_pretrained(tmp_path / "base")
+    theirs = peft.get_peft_model(
+        model_class.from_pretrained(tmp_path / "base"), peft.TinyLoraConfig(r=2, u=3, **arguments)
+    )
+    theirs.save_pretrained(tmp_path / "theirs")
+    wanted = TinyLoraConfig(r=2, u=3, **arguments)
+    init(tmp_path / "base", tmp_path / "ours", wanted)
+    one, other = (read_header(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
+    assert one.header == other.header
+    for key in one.tensors:
+        if not key.endswith(("tinylora_A", "tinylora_B")):
+            assert np.array_equal(one.read(key), other.read(key)), key
+    report = count(tmp_path / "base", wanted)
+    assert report.stored_bytes == other.size
+    trained = sum(parameter.numel() for parameter in theirs.parameters() if parameter.requires_grad)
+    assert trained == report.trainable_parameters + report.bias_parameters + report.modules_to_save_parameters
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_weights_own_dtype_as_peft_without_autocast(tmp_path: Path) -> None:
+    base, arguments = ROOT / "bases" / "qwen2-bf16", {"target_modules": ["q_proj", "down_proj"], "r": 2, "u": 3}
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    theirs = peft.get_peft_model(model, peft.TinyLoraConfig(**arguments), autocast_adapter_dtype=False)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for dtype in ("auto", "bf16"):
+        init(base, tmp_path / dtype, TinyLoraConfig(**arguments), adapter_dtype=dtype)
+        one, other = (read_header(tmp_path / who / "adapter_model.safetensors") for who in (dtype, "theirs"))
+        assert one.header == other.header
+        assert {info.dtype for info in one.tensors.values()} == {"BF16"}
+        assert all(np.array_equal(one.read(key), other.read(key)) for key in one.tensors if key.endswith("_P"))
+    with pytest.raises(MismatchError, match=r"its weight is bfloat16, so its factors would be rounded to float16"):
+        init(base, tmp_path / "no", TinyLoraConfig(**arguments), adapter_dtype="float16")
+    init(base, tmp_path / "wide", TinyLoraConfig(**arguments))
+    wide = read_header(tmp_path / "wide" / "adapter_model.safetensors")
+    assert all(np.array_equal(wide.read(key), one.read(key).astype(np.float32)) for key in one.tensors)
+
+
+def test_an_order_of_all_modules_numbers_an_unknown_architecture(tmp_path: Path) -> None:
+    """It is filtered to the targets; one that lacks a target, or that no model has, is refused."""
+    known, base = ROOT / "bases" / "qwen2-bf16", tmp_path / "base"
+    shutil.copytree(known, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "nobody", "architectures": ["Nobody"]}))
+    everything = [n for n, _ in transformers.AutoModelForCausalLM.from_pretrained(known).named_modules() if n]
+    wanted = TinyLoraConfig(target_modules=("q_proj", "o_proj", "up_proj"), u=3, fan_in_fan_out=False)
+    numbered = {m.name: m.index for m in count(known, wanted).modules}
+    for listed in (everything, list(numbered)):
+        assert {m.name: m.index for m in count(base, wanted, module_order=listed).modules} == numbered
+        assert {m.name: m.index for m in count(known, wanted, module_order=listed).modules} == numbered
+    absent = [name for name in everything if name != "model.layers.3.self_attn.o_proj"]
+    with pytest.raises(MismatchError, match=r"doesn't name model.layers.3.self_attn.o_proj, which is targeted"):
+        count(base, wanted, module_order=absent)
+    with pytest.raises(MismatchError, match=r"names model.layers.2.mlp.up_proj behind model.layers.11"):
+        init(base, tmp_path / "out", wanted, module_order=sorted(numbered))
+    by_number = sorted(numbered, key=lambda name: (int(name.split(".")[2]), name))
+    with pytest.raises(MismatchError, match=r"module 0 is model\.layers\.0\.self_attn\.q_proj, module_order says"):
+        count(known, wanted, module_order=by_number)
 
 
 def test_a_base_without_the_head_that_its_task_needs(tmp_path: Path) -> None:

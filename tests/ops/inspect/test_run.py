@@ -60,8 +60,11 @@ def test_what_is_none_of_them_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"not a weights file: expected the ending \.safetensors or \.bin"):
         inspect(tmp_path / "notes.txt")
     save_file({"W": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(FormatError, match=r"no config\.json here, which would tell the architecture"):
-        inspect(fixture("peft021-scalar").adapter, tmp_path / "model.safetensors")
+    told = inspect(fixture("peft021-scalar").adapter, tmp_path / "model.safetensors")
+    assert isinstance(told, AdapterReport)
+    assert told.order_from == "stored P"
+    with pytest.raises(FormatError, match=r"no model here: neither a config\.json nor weights"):
+        inspect(fixture("peft021-scalar").adapter, fixture("peft021-scalar").adapter)
     report = inspect(tmp_path)
     assert isinstance(report, CheckpointReport)
     assert (report.architecture, report.parameters) == (None, 3)

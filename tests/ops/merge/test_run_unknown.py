@@ -87,7 +87,7 @@ def test_a_file_that_peft_saved_without_some_modules_is_refused(tmp_path: Path) 
     for use in (lambda: merge(adapter, tmp_path / "m", case.base), lambda: to_lora(adapter, tmp_path / "l")):
         with pytest.raises(MismatchError, match=r"the file lacks model\.layers\.0\.self_attn\.q_proj") as caught:
             use()
-        assert "Load the adapter with PEFT" in (caught.value.hint or "")
+        assert "or PEFT's own loading, computes it" in (caught.value.hint or "")
     assert any("the file lacks model.layers.0" in text for text in inspect(adapter, case.base).warnings)
 
 
@@ -99,12 +99,37 @@ def test_groups_that_the_configuration_does_not_make_are_refused(tmp_path: Path)
     merge(edited_copy(case.name, tmp_path / "b", weight_tying=0.999), tmp_path / "m", case.base)
 
 
-@pytest.mark.parametrize("version", ["0.18.2.dev0", "0.18.2.dev0@5ca1ab1e", "0.19.0", "0.19.2.dev0"])
+@pytest.mark.parametrize("version", ["0.18.2.dev0", "0.18.2.dev0@5ca1ab1e", "0.19.0"])
 def test_releases_that_salted_the_seed(version: str, tmp_path: Path) -> None:
     case = fixture("peft021-layers")
     adapter = edited_copy(case.name, tmp_path / "a", without_projections, peft_version=version)
     with pytest.raises(UndeterminedError, match=f"PEFT {version} drew P from a seed that Python's hash salted"):
         merge(adapter, tmp_path / "m", case.base)
+    with pytest.raises(MismatchError, match=f"seeding='index' is said of it, but PEFT {version} draws P otherwise"):
+        merge(adapter, tmp_path / "m", case.base, seeding="index")
+
+
+def test_a_release_that_straddles_the_change_is_asked_for(tmp_path: Path) -> None:
+    """Its commit, where it is known, or who used it, say what P was drawn from: then the merge is that of stored P."""
+    case = fixture("peft021-layers")
+    version = "0.19.2.dev0@UNKNOWN"
+    adapter = edited_copy(case.name, tmp_path / "a", without_projections, peft_version=version)
+    with pytest.raises(UndeterminedError, match="the release doesn't tell which, and its commit isn't known") as caught:
+        merge(adapter, tmp_path / "m", case.base)
+    assert "Say seeding='index' if that PEFT was installed after 21 April 2026" in str(caught.value.hint)
+    with pytest.raises(UndeterminedError, match="from a seed that Python's hash salted"):
+        merge(adapter, tmp_path / "m", case.base, seeding="salted")
+    merge(case.adapter, tmp_path / "wanted", case.base)
+    merge(adapter, tmp_path / "said", case.base, seeding="index")
+    known = edited_copy(
+        case.name,
+        tmp_path / "b",
+        without_projections,
+        peft_version="0.19.2.dev0@76c37d4686cf7245a9a6998fd1e2619d62c9322d",
+    )
+    merge(known, tmp_path / "known", case.base)
+    bytes_of = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("wanted", "said", "known")]
+    assert bytes_of[0] == bytes_of[1] == bytes_of[2]
 
 
 def test_names_that_an_unknown_base_may_have_otherwise_are_no_verdict(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import recipe
+from edited_files import Tensors, edited_copy
 from fixture_data import FIXTURES, ROOT, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
@@ -85,6 +86,23 @@ def test_an_order_that_isnt_the_architectures(tmp_path: Path) -> None:
     order = next(check for check in checks if check.name == "module order")
     assert not order.ok
     assert "the stored P say that module 2 is model.layers.1.self_attn.v_proj" in order.note
+
+
+def test_an_order_that_is_given_is_compared_too(tmp_path: Path) -> None:
+    case = fixture("peft021-layers")
+    names = [row["name"] for row in case.modules]
+    report = verify_seed(case.adapter, base=case.base, module_order=["model", *names])
+    order = next(check for check in report.checks if check.name == "module order")
+    assert (report.ok, order.ok, order.note) == (True, True, "the order of module_order")
+    P = [f"base_model.model.{name}.tinylora_P" for name in names[:2]]
+
+    def swap(tensors: Tensors) -> None:
+        tensors[P[0]], tensors[P[1]] = tensors[P[1]], tensors[P[0]]
+
+    other = verify_seed(edited_copy(case.name, tmp_path / "a", swap), module_order=names)
+    order = next(check for check in other.checks if check.name == "module order")
+    assert (other.ok, order.ok) == (False, False)
+    assert order.note == "the seeds of the stored P tell another order than module_order, which is followed"
 
 
 @pytest.mark.filterwarnings("ignore")

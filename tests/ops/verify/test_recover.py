@@ -32,10 +32,15 @@ def test_a_lost_seed_is_recovered(against: str, tmp_path: Path) -> None:
         for row in case.modules:
             tensors[f"base_model.model.{row['name']}.tinylora_P"] = case.live[f"{row['name']}.P"]
         save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
-    report = verify_seed(case.adapter, base=case.base, against=target)
-    assert report.ok
-    assert report.adapter is not None
-    assert report.adapter.offset == 1737  # hash("default") % 10000 with PYTHONHASHSEED=0
+    straddling = edited_copy(case.name, tmp_path / "dev", peft_version="0.19.2.dev0@UNKNOWN")  # it may be lost
+    for adapter in (case.adapter, straddling):
+        report = verify_seed(adapter, base=case.base, against=target)
+        assert report.ok
+        assert report.adapter is not None
+        assert report.adapter.offset == 1737  # hash("default") % 10000 with PYTHONHASHSEED=0
+    told = verify_seed(straddling, base=case.base)
+    assert (told.ok, told.adapter.regime if told.adapter else "") == (False, "unknown")
+    assert "seeding='index' or seeding='salted' tells" in told.checks[0].note
     if against == "merged":
         with pytest.raises(UndeterminedError, match="beside its base"):
             verify_seed(case.adapter, against=target)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edited_files import Tensors, edited_copy
 from fixture_data import fixture
 
-from tinylora_tools.errors import UndeterminedError
+from tinylora_tools.errors import MismatchError, UndeterminedError
 from tinylora_tools.ops.merge.run import merge
 from tinylora_tools.ops.verify import seed as module
 from tinylora_tools.ops.verify.seed import verify_seed
@@ -51,3 +52,22 @@ def test_a_lost_seed_can_t_be_merged() -> None:
     report = verify_seed(case.adapter, base=case.base)
     assert ([check.name for check in report.checks], report.ok) == (["seed"], False)
     assert "against can recover it from a merged checkpoint or an adapter with P" in report.checks[0].note
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+@pytest.mark.parametrize("with_config", [True, False])
+def test_a_file_of_vectors_alone_is_refused(with_base: bool, with_config: bool, tmp_path: Path) -> None:
+    """As PEFT writes it beside an adapter that is called "model"."""
+    case = fixture("peft021-layers")
+
+    def vectors_alone(tensors: Tensors) -> None:
+        for key in [key for key in tensors if ".tinylora_v." not in key]:
+            del tensors[key]
+
+    adapter = edited_copy(case.name, tmp_path / "a", vectors_alone, base_model_name_or_path=None)
+    if not with_config:
+        (adapter / "adapter_config.json").unlink()
+    lacking = with_base and with_config
+    said = "the file lacks model.layers.2.self_attn.o_proj and 5 more" if lacking else "no module has factors"
+    with pytest.raises(MismatchError, match=said):
+        verify_seed(adapter, base=case.base if with_base else None)

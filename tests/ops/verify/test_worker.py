@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,13 @@ def test_an_order_gets_there_without_a_configuration(tmp_path: Path) -> None:
     base = open_base(case.base)
     shutil.copy(case.adapter / "adapter_model.safetensors", tmp_path / "adapter.safetensors")
     order = [row["name"] for row in case.modules]
-    adapter = load_adapter(tmp_path / "adapter.safetensors", base, order[::-1])
+    one, two = (f"base_model.model.{name}.tinylora_P" for name in order[:2])
+
+    def swap(tensors: dict[str, Any]) -> None:  # the stored P confirm the order
+        tensors[one], tensors[two] = tensors[two], tensors[one]
+
+    edit(tmp_path / "adapter.safetensors", swap)
+    adapter = load_adapter(tmp_path / "adapter.safetensors", base, [order[1], order[0], *order[2:]])
     found = merged_elsewhere(adapter, base, threads=1, environment={})
     assert found == merged_digest(adapter, base, threads=1)
     assert found != merged_digest(load_adapter(case.adapter, base, order), base, threads=1)
@@ -70,11 +77,11 @@ def test_groups_that_another_adapter_s_tensors_tell_get_there() -> None:
 
 
 def test_places_with_gaps_get_there() -> None:
-    """An order of more modules than are targeted: P is another, and so are the bytes."""
+    """As the first adapter's numbers leave them: P is another, and so are the bytes."""
     case = fixture("peft020-seed-only")
     base = open_base(case.base)
     names = [row["name"] for row in case.modules]
-    adapter = load_adapter(case.adapter, base, ["model.embed_tokens", *names])
+    adapter = load_adapter(case.adapter, base, first_adapter=["model.embed_tokens", *names])
     found = merged_elsewhere(adapter, base, threads=1, environment={})
     assert found == merged_digest(adapter, base, threads=1)
     assert found != merged_digest(load_adapter(case.adapter, base, names), base, threads=1)

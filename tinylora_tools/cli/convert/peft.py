@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     help="Put P into the file, or leave it out where its seed draws it again. Default: as it is.",
 )
 @click.option("--adapter-dtype", type=Dtype(), help="Of A, B and P; refused where it would round. Default: as it is.")
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="Compute modules that the file lacks, though its configuration targets them, from the base and the seed.",
+)
 @stream_option
 @device_option
 @threads_option

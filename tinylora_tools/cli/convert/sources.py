@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import SOURCE, Setting, all_of, module_order_option
+from ..options import SOURCE, Setting, all_of, numbering_options
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -39,7 +39,7 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--from", "kind", type=click.Choice(_FORMS), help="Insist on what ADAPTER is. Default: what its files tell."
         ),
-        module_order_option,
+        numbering_options,
         click.option(
             "--setting",
             "settings",

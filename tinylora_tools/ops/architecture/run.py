@@ -93,7 +93,9 @@ def architecture(
     OutputError
         If the output is there already.
     """
-    at = open_base(base).require_config()
+    at = open_base(base)
+    if at.config is None:
+        raise FormatError("no config.json here, which would tell the model", where=at.path, hint="Name its directory.")
     target = None if output is None else Path(output).expanduser()
     if target is not None:
         check_file(target, force=force)

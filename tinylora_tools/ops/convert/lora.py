@@ -15,11 +15,13 @@ from typing import Literal
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
+from ...adapters.updates import vocabularies
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
+from ...formats.peft_release import Seeding
 from ...formats.safetensors_writer import write_file
 from ...output.staging import staged_directory
 from ...progress import Progress
@@ -65,6 +67,8 @@ def to_lora(
     device: str = "cpu",
     threads: int | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     release: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -87,7 +91,7 @@ def to_lora(
         Let ranks differ between modules, instead of padding them with zeros to one.
     server : "peft" or "vllm"
         Who is going to read it; what it can't take is refused.
-    stream, module_order
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
         Where factors are computed, if they have to be, and with how many of torch's threads.
@@ -114,6 +118,8 @@ def to_lora(
         base,
         force=force,
         module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
         stream=stream,
         device=device,
         threads=threads,
@@ -137,7 +143,7 @@ def to_lora(
         tensors=len(plan.tensors),
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=[*soundness.notes_of(loaded), *_dropped_by_peft(loaded, server)],
+        warnings=[*soundness.notes_of(loaded), *_resized(loaded), *_dropped_by_peft(loaded, server)],
     )
 
 
@@ -149,6 +155,20 @@ def _require_one_base(loaded: Sequence[Adapter]) -> None:
             f"the adapters name different bases: {', '.join(names)}",
             hint=f"If they are one, say with {argument('base')} which; else convert them one by one.",
         )
+
+
+def _resized(loaded: Sequence[Adapter]) -> list[str]:
+    """A warning where the vocabulary was resized for training: the result loads only into a base that is resized."""
+    found: dict[str, str] = {}
+    for adapter in loaded:
+        for parameter, own, others in vocabularies(adapter):
+            found.setdefault(
+                parameter,
+                f"{parameter} has {own} rows, the base's {others}: the vocabulary was resized for training. The base "
+                f"has to be resized before the adapter is loaded, model.resize_token_embeddings({own}); servers don't "
+                "do that, so for them save the resized base first",
+            )
+    return list(found.values())
 
 
 def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:

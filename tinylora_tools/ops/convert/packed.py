@@ -20,11 +20,12 @@ from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
 from ...formats.packed import as_packed
+from ...formats.peft_release import Seeding
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file
 from ...output.staging import check_file, keep_apart, require_ending, staged_file
 from ...progress import NoProgress, Progress
-from ...wording import argument
+from ...wording import argument, call
 from ..opened import AdapterLike
 from .packed_content import Packing, content_of
 from .packed_proof import compare
@@ -62,6 +63,8 @@ def pack(
     device: str = "cpu",
     threads: int | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     force: bool = False,
     tell: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
@@ -79,7 +82,7 @@ def pack(
         Correct every entry of A and B, so that what is restored is the very adapter.
     v_dtype : str
         "auto" (bfloat16 where nothing is lost, else as stored), or a dtype that v is rounded to.
-    stream, module_order
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
         Where factors are computed, and with how many of torch's threads.
@@ -104,7 +107,14 @@ def pack(
         keep_apart(output, source.inputs(at))
     with torch_threads(threads):
         opened = source.open(
-            at, module_order=module_order, stream=stream, device=device, in_memory=True, progress=progress
+            at,
+            module_order=module_order,
+            first_adapter=first_adapter,
+            seeding=seeding,
+            stream=stream,
+            device=device,
+            in_memory=True,
+            progress=progress,
         )
         _require_whole(opened)
         work = Packing.of(opened, at, v_dtype)
@@ -149,6 +159,10 @@ def _require_whole(adapter: Adapter) -> None:
     if not header.has_projections and any(parts.P is not None for parts in adapter.modules.values()):
         what = "holds P of some modules only"
         raise UnsupportedError(what, where=adapter.path, hint="Save the adapter again with PEFT.")
+    if not header.has_projections and adapter.places != {name: i for i, name in enumerate(adapter.order)}:
+        what = "its P aren't stored, and have the seeds of another adapter's places"
+        drawn = call("to_peft", adapter.path, "ANEW", first_adapter=..., save_projection=True)
+        raise UnsupportedError(what, where=adapter.path, hint=f"Put P into the file first: {drawn}")
 
 
 def _sizes(tensors: Mapping[str, NDArray[Any]]) -> dict[str, int]:

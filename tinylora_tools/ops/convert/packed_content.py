@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from ...adapters.updates import projected_vectors
 from ...bases.base import Base
 from ...bases.canonical import canonical_of, modules_of, weights_mark
 from ...bases.modules import Module
+from ...bases.orientation import is_transposed
+from ...bases.tensor_names import BaseNames
+from ...core.residual import Triplets
 from ...core.streams import projection
 from ...core.svd.canonical import Canonical
 from ...core.tying import group_of
@@ -47,8 +50,9 @@ class Packing:
     @classmethod
     def of(cls, adapter: Adapter, base: Base, v_dtype: str) -> Packing:
         """An adapter beside its base; v as `pack` rounds it."""
-        places = adapter.places
-        modules, told = _modules(base, adapter, sorted(adapter.modules, key=places.__getitem__))
+        modules, told = _modules(base, adapter, adapter.order)
+        if base.architecture is None:
+            modules = [_turned(base, adapter, module) for module in modules]
         vectors = {group: _narrowed(adapter.vector(group), v_dtype, adapter.path) for group in adapter.header.vectors}
         return cls(adapter, base, modules, told, {m.name: adapter.training_dtype(m.name) for m in modules}, vectors)
 
@@ -98,6 +102,8 @@ def content_of(work: Packing, factors: Sequence[Restored]) -> tuple[dict[str, ND
     }
     if header.has_projections != adapter.config.save_projection:
         metadata["holds_P"] = json.dumps(header.has_projections)
+    if work.base.architecture is None and (turned := [i for i, m in enumerate(work.modules) if m.kind == "Conv1D"]):
+        metadata["transposed"] = json.dumps(turned, separators=(",", ":"))
     if not work.told:
         metadata["modules"] = json.dumps(names, separators=(",", ":"))
     stored = _said_once([FLOAT_NAMES[adapter.modules[name].A.dtype] for name in names])
@@ -115,6 +121,19 @@ def content_of(work: Packing, factors: Sequence[Restored]) -> tuple[dict[str, ND
     }
     metadata[CONTENT] = content_mark(metadata, tensors, tensors.__getitem__)
     return tensors, metadata
+
+
+def _turned(base: Base, adapter: Adapter, module: Module) -> Module:
+    """A module of a base whose architecture isn't known, as a Conv1D where the adapter's factors say so."""
+    parts = adapter.modules[module.name]
+    transposed = is_transposed(
+        BaseNames(base.checkpoint, None),
+        module.name,
+        (parts.out_features, parts.in_features),
+        module.tensor.name,
+        triplets=lambda: Triplets.from_factors(*adapter.factors(module.name), np.dtype(np.float32)),
+    )
+    return replace(module, kind="Conv1D") if transposed else module
 
 
 def _moved(modules: Sequence[str]) -> list[str]:
@@ -142,9 +161,8 @@ def _projections(
     adapter: Adapter, stored: Mapping[str, NDArray[Any]], names: list[str], dtypes: Mapping[str, str]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The P that the file has to hold, and what the metadata say of the rest."""
-    places = adapter.places
     for stream in KNOWN_STREAMS:
-        drawn = (_drawn(adapter, stored[name].shape, places[name], dtypes[name], stream) for name in names)
+        drawn = (_drawn(adapter, stored[name].shape, i, dtypes[name], stream) for i, name in enumerate(names))
         if all(P.tobytes() == stored[name].tobytes() for name, P in zip(names, drawn, strict=True)):
             return {}, {} if stream == USUAL_STREAM else {"stream": stream}
     own: dict[bytes, int] = {}  # one that several modules share is stored once, with the first of them

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bases.modules import Module
+from ...bases.orientation import factored_as_stored
 from ...core.compare import update_distance
 from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.canonical import Canonical
-from ...errors import MismatchError
+from ...errors import MismatchError, UnsupportedError
 from ...formats.packed import INDEX, VALUE
 from ...formats.peft_adapter import Factors
 from ...formats.tensors import FLOAT_NAMES, float_dtype
@@ -63,6 +64,13 @@ def off_base(factors: Factors, module: Module, stored: NDArray[Any], dtype: str,
             hint="Is this the adapter's base?",
         )
     triplets = Triplets.from_factors(A, B, np.dtype(np.float32))
+    if module.kind == "Conv1D" and len(B) == A.shape[1] and factored_as_stored(stored, triplets):
+        raise UnsupportedError(
+            f"{module.name}: PEFT made its factors of the weight as it is stored, not of its transpose, as it does for "
+            "an adapter that is added to another: this form can't hold that",
+            where=base,
+            hint=f"Merge the adapter, or make it a LoRA adapter: `{call('to_lora', 'ADAPTER', 'LORA')}`.",
+        )
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
     verdict = verdict_on(rho, dtype, FLOAT_NAMES[module.tensor.dtype])
     if verdict == "other":

@@ -16,6 +16,7 @@ from ...bases.base import Base
 from ...checks import dtype_named
 from ...errors import UnsupportedError
 from ...formats.peft_keys import factor_key
+from ...formats.peft_release import Seeding
 from ...formats.tensors import float_dtype
 from ...output.companions import copy_adapter_files
 from ...output.staging import staged_directory
@@ -45,10 +46,13 @@ def to_peft(
     base: str | Path | Base | None = None,
     save_projection: bool | None = None,
     adapter_dtype: str | None = None,
+    complete: bool = False,
     stream: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> PeftReport:
@@ -65,7 +69,9 @@ def to_peft(
         Put P into the file, or leave it out where its seed draws it again; None leaves it as it is.
     adapter_dtype : str, optional
         Of A, B and P; refused where it would round. None leaves it as it is.
-    stream, module_order
+    complete : bool
+        Compute the modules that the file lacks, as PEFT does when it loads it: from the base's weights and the seed.
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
         Where factors are computed, if they have to be, and with how many of torch's threads.
@@ -86,7 +92,10 @@ def to_peft(
         adapter,
         base,
         force=force,
+        complete=complete,
         module_order=module_order,
+        first_adapter=first_adapter,
+        seeding=seeding,
         stream=stream,
         device=device,
         threads=threads,

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from ...adapters.load import ModuleOrder, order_in
 from ...bases.base import Base, open_base
-from ...bases.modules import open_model
-from ...checks import at_least
+from ...checks import at_least, dtype_named
 from ...core.tying import group_count
 from ...formats.peft_config import TinyLoraConfig
-from .plan import Plan, plan_adapter
+from .plan import Plan, model_for, plan_adapter
 
 #: Bytes of a number by dtype, for what v takes in each.
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -81,6 +80,7 @@ def count(
     budget: int | None = None,
     release: str | None = None,
     module_order: ModuleOrder = None,
+    adapter_dtype: str = "float32",
 ) -> CountReport:
     """Count what an adapter would train and store, from the checkpoint's headers.
 
@@ -94,7 +94,9 @@ def count(
     release : "4" or "5", optional
         The generation of transformers whose module names count; the newest by default.
     module_order : sequence of str, or the path of a file, optional
-        Modules in the order of named_modules(), where no known architecture tells it.
+        Modules in the order of named_modules(), all or at least the targeted ones, where no architecture tells it.
+    adapter_dtype : "float32", "auto", "bfloat16" or "float16"
+        Of what comes of 16-bit weights: "auto" is their own, as with PEFT's autocast_adapter_dtype=False.
 
     Raises
     ------
@@ -102,9 +104,10 @@ def count(
         For a base, settings or targets that don't do.
     """
     at_least("budget", budget, 1)
+    adapter_dtype = dtype_named("adapter_dtype", adapter_dtype, "auto")
     at, config = open_base(base), config or TinyLoraConfig()
-    model = open_model(at, task_type=config.task_type, release=release, module_order=order_in(module_order))
-    plan = plan_adapter(at, model, config)
+    model = model_for(at, config, release=release, module_order=order_in(module_order))
+    plan = plan_adapter(at, model, config, adapter_dtype)
     trainable = _parameters(plan, "v")
     kept = plan.kept(projection=config.save_projection)
     return CountReport(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ...adapters.load import ModuleOrder, order_in
 from ...adapters.write import stream_adapter
 from ...bases.base import Base, open_base
-from ...bases.modules import Module, open_model, undetermined_vectors
+from ...bases.modules import Module, undetermined_vectors
 from ...bases.weights import as_matrix, over_modules, torch_threads
-from ...checks import at_least
+from ...checks import at_least, dtype_named
 from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
@@ -27,7 +27,7 @@ from ...formats.peft_config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
-from .plan import NewTensor, Plan, missing_head, plan_adapter, require_kinds
+from .plan import NewTensor, Plan, missing_head, model_for, plan_adapter, require_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ def init(
     threads: int | None = None,
     release: str | None = None,
     module_order: ModuleOrder = None,
+    adapter_dtype: str = "float32",
     force: bool = False,
     progress: Progress | None = None,
 ) -> InitReport:
@@ -75,7 +76,7 @@ def init(
         Whose arithmetic P is drawn with.
     device, threads
         Where factors are computed, and with how many of torch's threads.
-    release, module_order
+    release, module_order, adapter_dtype
         As `count`.
     force : bool
         Replace an existing adapter.
@@ -88,10 +89,11 @@ def init(
     """
     started = time.perf_counter()
     at_least("init_seed", init_seed, 0)
+    adapter_dtype = dtype_named("adapter_dtype", adapter_dtype, "auto")
     where, output = check_device(device), Path(output).expanduser()
     at, config, progress = open_base(base), config or TinyLoraConfig(), progress or NoProgress()
     check_output(output, force=force, inputs=[at.path])
-    model = open_model(at, task_type=config.task_type, release=release, module_order=order_in(module_order))
+    model = model_for(at, config, release=release, module_order=order_in(module_order))
     if (head := missing_head(model, config)) is not None:
         raise MismatchError(
             head,
@@ -99,7 +101,7 @@ def init(
             hint="Give the base its head first, with transformers: load it as the task's class, save_pretrained, and "
             "name that directory.",
         )
-    plan = plan_adapter(at, model, config)
+    plan = plan_adapter(at, model, config, adapter_dtype)
     require_kinds(plan)
     uniform = config.init_weights == "uniform"
     kept = plan.kept(projection=config.save_projection)

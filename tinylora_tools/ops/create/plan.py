@@ -7,24 +7,27 @@ Source: peft/tuners/tinylora/model.py and peft/utils/save_and_load.py of PEFT 0.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ...bases.base import Base
-from ...bases.modules import ModelModules, Module, reduced_ranks
+from ...bases.listing import HOW_TO_LIST, listed_model
+from ...bases.modules import ModelModules, Module, open_model, reduced_ranks
 from ...bases.quantization import refuse_packed
 from ...bases.selection import Selection, saved_modules, select
 from ...bases.tensor_names import in_numbered_layer
 from ...core.tying import group_of
-from ...errors import UndeterminedError
+from ...errors import MismatchError, UndeterminedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.peft_config import TinyLoraConfig
 from ...formats.peft_keys import base_key, factor_key, vector_key
 from ...formats.safetensors_file import build_header
-from ...formats.tensors import DTYPE_BITS, TensorInfo
+from ...formats.tensors import DTYPE_BITS, FLOAT_NAMES, TensorInfo
 from ...wording import argument
 
-#: Dtype that a factor of a weight is stored in: PEFT widens 16-bit ones.
-_STORED = {"BF16": "F32", "F16": "F32", "F32": "F32", "F64": "F64"}
+#: What PEFT widens 16-bit factors to.
+_WIDENED = {"BF16": "F32", "F16": "F32"}
 
 #: Embeddings that PEFT saves whole when they are targeted by exactly these names.
 _SAVED_EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -32,8 +35,8 @@ _SAVED_EMBEDDINGS = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """One tensor of the file: `part` is "A", "B", "P", "v", "bias", "embedding" or "saved"; `source` is the base's
-    tensor that it copies, or the targeted module's name, or None for v."""
+    """One tensor of the file: `part` is "A", "B", "P", "v", "bias", "embedding", "saved", or "again" for a saved bias's
+    other copies; `source` is the base's tensor that it copies."""
 
     key: str
     part: str
@@ -83,14 +86,49 @@ class Plan:
         return len(header) + sum(t.nbytes for t in kept)
 
 
-def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig) -> Plan:
+def model_for(
+    base: Base, config: TinyLoraConfig, *, release: str | None, module_order: Sequence[str] | None
+) -> ModelModules:
+    """The model that an adapter is for, its modules numbered.
+
+    Raises
+    ------
+    UndeterminedError
+        If nothing tells their order.
+    MismatchError
+        If `module_order` is no order of them, or lacks a targeted one.
+    """
+    model = open_model(base, task_type=config.task_type, release=release, numbered=module_order is None)
+    if module_order is None:
+        return model
+    listed = set(module_order)
+    absent = next((m.name for m in select(model, config, base.path).modules if m.name not in listed), None)
+    if absent is not None:
+        raise MismatchError(
+            f"{argument('module_order')} doesn't name {absent}, which is targeted",
+            where=base.path,
+            hint=f"List every targeted module, in the order of model.named_modules(): {HOW_TO_LIST}.",
+        )
+    return listed_model(model, module_order, base.path)
+
+
+def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig, adapter_dtype: str = "float32") -> Plan:
     """The tensors that PEFT's save_pretrained writes right after get_peft_model.
+
+    Parameters
+    ----------
+    base : Base
+    model : ModelModules
+    config : TinyLoraConfig
+    adapter_dtype : "float32", "auto", "bfloat16" or "float16"
+        "float32" widens what 16-bit weights give, as PEFT does; "auto" keeps each weight's own dtype, as PEFT does with
+        autocast_adapter_dtype=False.
 
     Raises
     ------
     TinyLoraError
-        For settings that PEFT refuses, targets that match nothing or something that can't be adapted, and packed
-        weights.
+        For settings that PEFT refuses, targets that match nothing or something that can't be adapted, packed weights,
+        and a 16-bit dtype that the weights haven't got.
     """
     config.check()
     if model.architecture is None and config.fan_in_fan_out:
@@ -107,7 +145,8 @@ def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig) -> Pla
         base_model_name_or_path=config.base_model_name_or_path or base.name,
     )
     group = {m.name: group_of(i, len(modules), config.weight_tying) for i, m in enumerate(modules)}
-    tensors = [*_own_tensors(modules, config, group), *_copies(model, selection, config, base.checkpoint)]
+    stored = {module.name: _stored(module, adapter_dtype, base.path) for module in modules}
+    tensors = [*_own_tensors(modules, config, group, stored), *_copies(model, selection, config, base.checkpoint)]
     tensors.sort(key=lambda t: (-DTYPE_BITS[t.dtype], t.key))  # as safetensors orders what PEFT hands it
     notes = tuple(_warnings(model, selection, config))
     return Plan(base, model, selection, settled, group, tuple(tensors), notes, config.fan_in_fan_out)
@@ -144,11 +183,28 @@ def require_kinds(plan: Plan) -> None:
         )
 
 
-def _own_tensors(modules: tuple[Module, ...], config: TinyLoraConfig, group: dict[str, int]) -> list[NewTensor]:
+def _stored(module: Module, adapter_dtype: str, where: Path) -> str:
+    """The dtype that a module's factors are stored in, by its safetensors name."""
+    own = module.tensor.dtype
+    if adapter_dtype == "float32":
+        return _WIDENED.get(own, own)
+    if adapter_dtype != "auto" and FLOAT_NAMES[own] != adapter_dtype:
+        raise MismatchError(
+            f"{module.name}: its weight is {FLOAT_NAMES[own]}, so its factors would be rounded to {adapter_dtype}",
+            where=where,
+            hint=f"PEFT makes factors in float32, or, with autocast_adapter_dtype=False, in their weight's own dtype: "
+            f"say {argument('adapter_dtype', 'auto')}.",
+        )
+    return own
+
+
+def _own_tensors(
+    modules: tuple[Module, ...], config: TinyLoraConfig, group: dict[str, int], stored: Mapping[str, str]
+) -> list[NewTensor]:
     tensors = []
     dtype_of: dict[int, str] = {}
     for module in modules:
-        r, dtype = module.rank(config.r), _STORED[module.tensor.dtype]
+        r, dtype = module.rank(config.r), stored[module.name]
         dtype_of.setdefault(group[module.name], dtype)
         shapes = {"A": (r, module.in_features), "B": (module.out_features, r), "P": (config.u, r, r)}
         for part, shape in shapes.items():
@@ -168,16 +224,30 @@ def _copies(model: ModelModules, selection: Selection, config: TinyLoraConfig, b
         info = base.info(model.parameters[parameter])
         return NewTensor(base_key(owner, last, wrapped=owner in targeted), part, info.dtype, info.shape, source=info)
 
-    found: dict[str, NewTensor] = {}
+    found: list[NewTensor] = []
     for parameter in model.parameters:
         owner, _, last = parameter.rpartition(".")
-        if owner in whole or any(owner.startswith(f"{name}.") for name in whole):
-            found[parameter] = copy(parameter, "saved")
+        saved = next((name for name in sorted(whole, key=len) if f"{owner}.".startswith(f"{name}.")), None)
+        if saved is not None:
+            found.append(copy(parameter, "saved"))
+            if last == "bias" and config.bias == "all":
+                found += [replace(found[-1], key=key, part="again") for key in _again(saved, parameter)]
         elif last == "bias" and (config.bias == "all" or (config.bias == "tinylora_only" and owner in targeted)):
-            found[parameter] = copy(parameter, "bias")
-        elif last == "weight" and owner in targeted and _is_saved_embedding(owner, model, selection):
-            found[parameter] = copy(parameter, "embedding")
-    return list(found.values())
+            found.append(copy(parameter, "bias"))
+        elif owner in targeted and _is_saved_embedding(owner, model, selection):
+            found.append(copy(parameter, "embedding"))
+    return found
+
+
+def _again(saved: str, bias: str) -> list[str]:
+    """The keys under which PEFT saves a bias of a module that is trained whole once more, the base's and the trained
+    one: bias="all" takes every bias that it meets, and leaves the adapter's name in the keys of inner ones."""
+    inner = bias.removeprefix(f"{saved}.")
+    trained = inner if inner == "bias" else f"default.{inner}"
+    return [
+        base_key(saved, f"{copy}.{end}", wrapped=False)
+        for copy, end in (("original_module", inner), ("modules_to_save", trained))
+    ]
 
 
 def _is_saved_embedding(name: str, model: ModelModules, selection: Selection) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...adapters.content import another_project, open_file
 from ...adapters.load import Adapter, ModuleOrder
-from ...adapters.source import Source, adapter_of, another_project, find_source, open_file
+from ...adapters.source import Source, adapter_of, find_source
 from ...bases.base import Base, open_base
 from ...errors import FormatError
 from ...formats import third_party
 from ...formats.checkpoint import Checkpoint, is_checkpoint
 from ...formats.packed import Packed
 from ...formats.peft_adapter import WEIGHTS_NAMES, find_adapter
+from ...formats.peft_release import Seeding
 from ...formats.third_party import Found
 from ...sources.locate import locate
 from ...wording import call
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    source: str | Path | Adapter | Base, base: str | Path | Base | None = None, *, module_order: ModuleOrder = None
+    source: str | Path | Adapter | Base,
+    base: str | Path | Base | None = None,
+    *,
+    module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
 ) -> AdapterReport | PackedReport | CheckpointReport:
     """Describe an adapter's directory or file, or a checkpoint's, from headers and an adapter's smallest tensors.
 
@@ -33,7 +40,7 @@ def inspect(
     source : path, or what is open
     base : path, optional
         Of an adapter: what tells its architecture; by default the base that it names, if that is at hand.
-    module_order
+    module_order, first_adapter, seeding
         As `load_adapter`.
 
     Raises
@@ -41,7 +48,7 @@ def inspect(
     FormatError
         If it is neither, or damaged.
     """
-    at = None if base is None else open_base(base).require_config()
+    at = None if base is None else open_base(base).require_model()
     found = _told_apart(source)
     if isinstance(found, Packed):
         from .packed import inspect_packed
@@ -53,7 +60,7 @@ def inspect(
         return inspect_checkpoint(found, _beside(found.path))
     from .adapter import inspect_adapter
 
-    return inspect_adapter(found.open(at, module_order=module_order))
+    return inspect_adapter(found.open(at, module_order=module_order, first_adapter=first_adapter, seeding=seeding))
 
 
 def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base:

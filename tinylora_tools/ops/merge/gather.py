@@ -10,7 +10,7 @@ import numpy as np
 
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
-from ...bases.orientation import is_transposed
+from ...bases.orientation import factored_as_stored, is_transposed
 from ...bases.quantization import refuse_packed
 from ...bases.tensor_names import BaseNames
 from ...core.residual import Triplets
@@ -53,16 +53,20 @@ def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | No
         names.require_updatable(module)
         refuse_packed(names.base, stored)
         dtype = numpy_dtype(names.base.info(stored).dtype)
-        replaced = adapter.header.replaced.get(parameter)
+        file, replaced = adapter.header.file, adapter.header.replaced.get(parameter)
         transposed = is_transposed(
             names,
             module,
             (parts.out_features, parts.in_features),
             stored,
             triplets=partial(_triplets, adapter, module),
-            weight=partial(adapter.header.file.read, replaced.tensor.name) if replaced else None,
+            weight=partial(file.read, replaced.tensor.name) if replaced else None,
         )
-        yield parameter, Update(adapter, module, R / embedding_scale(adapter, module, dtype, release), transposed)
+        square = transposed and parts.out_features == parts.in_features
+        W = partial(names.base.read, stored) if replaced is None else partial(file.read, replaced.tensor.name)
+        as_stored = square and factored_as_stored(W(), _triplets(adapter, module))
+        scaled = R / embedding_scale(adapter, module, dtype, release)
+        yield parameter, Update(adapter, module, scaled, transposed, as_stored)
 
 
 def _triplets(adapter: Adapter, module: str) -> Triplets:

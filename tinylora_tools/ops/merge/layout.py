@@ -33,7 +33,8 @@ def layout(base: Checkpoint, names: BaseNames, number: int, settled: Settled, dt
         (name, _output_dtype(shard.tensors[like].dtype, dtype), outcome.source.tensor.shape)
         for (name, like), outcome in zip(wanted, outcomes, strict=True)
     ]
-    if isinstance(shard, SafetensorsFile) and entries == [(i.name, i.dtype, i.shape) for i in shard.tensors.values()]:
+    kept = entries == [(info.name, info.dtype, info.shape) for info in shard.tensors.values()]
+    if kept and isinstance(shard, SafetensorsFile) and shard.header:
         header, places = shard.header, dict(shard.tensors)
     else:
         header, places = build_header(entries, dict(shard.metadata) or {"format": "pt"})

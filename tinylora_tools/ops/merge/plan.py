@@ -74,7 +74,7 @@ def plan_merge(
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,
-        warnings=(*_unscaled(adapters, scales), *names.notes, *fitted.notes),
+        warnings=(*_unscaled(adapters, scales), *checkpoint.notes, *names.notes, *fitted.notes),
         head=fitted.head,
         doubt=fitted.doubt,
     )

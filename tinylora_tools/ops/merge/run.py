@@ -19,6 +19,7 @@ from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
+from ...formats.peft_release import Seeding
 from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
@@ -47,6 +48,8 @@ def merge(
     threads: int | None = None,
     verify_base: bool = True,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     release: str | None = None,
     tokenizer: str | None = None,
     dry_run: bool = False,
@@ -69,7 +72,7 @@ def merge(
         Of all floating-point tensors; "auto" keeps each one's own.
     tied : "untie" or "share"
         Where an adapter targets one of two tied embeddings: change that one, as its forward pass does, or both.
-    stream, module_order
+    stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device : str
         Where sums are formed; the bytes are the same everywhere.
@@ -106,7 +109,14 @@ def merge(
     check_output(output, force=force, inputs=inputs)
     opened = [
         source.open(
-            at, module_order=module_order, stream=stream, threads=threads, keep_weights=not dry_run, progress=progress
+            at,
+            module_order=module_order,
+            first_adapter=first_adapter,
+            seeding=seeding,
+            stream=stream,
+            threads=threads,
+            keep_weights=not dry_run,
+            progress=progress,
         )
         for source in sources
     ]

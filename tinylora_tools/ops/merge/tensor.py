@@ -104,7 +104,7 @@ class TensorJob:
             rights.append(right)
             if self._check:
                 triplets = Triplets.from_factors(A, B, self.work_dtype)
-                triplets = triplets.transposed() if update.transposed else triplets
+                triplets = triplets.transposed() if update.transposed and not update.as_stored else triplets
                 self._checks.append((update, training_dtype(A, B), triplets, BaseResidual(triplets)))
         left, right = np.hstack(lefts), np.vstack(rights)
         self._delta = squared_norm(left, right)

@@ -17,13 +17,15 @@ from ...formats.tensors import TensorFile, TensorInfo
 class Update:
     """One adapter's delta for one module; its factors are read when they are needed.
 
-    `R` (r, r) float64 includes the adapter's scale. `transposed`: the weight is stored (in, out).
+    `R` (r, r) float64 includes the adapter's scale. `transposed`: the weight is stored (in, out); `as_stored`: its
+    factors are those of it as it is stored all the same.
     """
 
     adapter: Adapter
     module: str
     R: NDArray[Any]
     transposed: bool
+    as_stored: bool = False
 
     def factors(self) -> Factors:
         """A (r, in) and B (out, r), as stored."""

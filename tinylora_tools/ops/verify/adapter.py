@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
-from ...adapters.provenance import KNOWN_STREAMS, regime, seed_is_lost, shared_offsets
+from ...adapters.provenance import KNOWN_STREAMS, regime, shared_offsets, straddles
 from ...core.compare import Difference, difference, digest
 from ...core.lowrank import left_factor, projected, squared_norm, training_dtype
 from ...core.streams import projection
@@ -134,11 +134,13 @@ def _compare(
 
 
 def _order_checks(adapter: Adapter) -> list[Check]:
-    """Whether the order that the seeds tell is the architecture's, where both are known."""
+    """Whether the order that the seeds tell is the architecture's, or the one that is given, where both are known."""
     if adapter.architecture is None or adapter.provenance.order is None:
         return []
-    agrees = adapter.numbering.source == "architecture"
-    note = f"the order of {adapter.architecture.model_type}" if agrees else str(adapter.numbering.doubts[0])
+    numbering = adapter.numbering
+    agrees = numbering.order == adapter.provenance.order
+    given = argument("module_order") if numbering.source == "given" else adapter.architecture.model_type
+    note = f"the order of {given}" if agrees else "; ".join([*map(str, numbering.doubts), *numbering.notes])
     return [Check("module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note)]
 
 
@@ -184,10 +186,16 @@ def _unexplained(
 def _verify_drawn(adapter: Adapter, kind: str, tolerance: float) -> tuple[AdapterVerdict, list[Check]]:
     """P isn't stored: do the streams agree on it, and if not, does it matter?"""
     n, seed = len(adapter.modules), adapter.seed
-    if seed_is_lost(adapter.header) or kind == "unknown":
-        what = "no configuration" if kind == "unknown" else "PEFT 0.19 drew P from a salted hash and it wasn't saved"
-        note = f"{what}: the seed is lost; {argument('against')} can recover it from a merged checkpoint or an adapter "
-        lost = Check("seed", "cpu", None, False, None, None, None, f"{note}with P")
+    if adapter.header.seeding != "index":
+        version = adapter.config.peft_version
+        if adapter.header.seeding is None and version is not None:
+            said = f"{argument('seeding', 'index')} or {argument('seeding', 'salted')}"
+            note = f"{straddles(version)}; {said} tells"
+        else:
+            what = "no configuration" if version is None else "PEFT 0.19 drew P from a salted hash and it wasn't saved"
+            note = f"{what}: the seed is lost; {argument('against')} can recover it from a merged checkpoint or an "
+            note += "adapter with P"
+        lost = Check("seed", "cpu", None, False, None, None, None, note)
         return AdapterVerdict(kind, None, None, seed, None, n, 0, list(adapter.modules)), [lost]
     usual = adapter.on(stream=projection.DEFAULT_STREAM).projections()
     checks, dependent, worst = [], set(), 0.0

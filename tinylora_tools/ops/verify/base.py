@@ -23,7 +23,7 @@ from ...adapters.load import Adapter
 from ...adapters.source import find_source, name_the_base
 from ...bases.base import Base, open_base
 from ...bases.modules import Module
-from ...bases.orientation import is_transposed
+from ...bases.orientation import factored_as_stored, is_transposed
 from ...bases.quantization import refuse_packed, refuse_quantized
 from ...bases.tensor_names import BaseNames
 from ...bases.weights import as_matrix, over_modules, torch_threads
@@ -160,13 +160,13 @@ def _is_there(names: BaseNames, module: str) -> bool:
 def _module(names: BaseNames, adapter: Adapter, name: str) -> Module:
     parts, key = adapter.modules[name], names.group(f"{name}.weight").stored
     refuse_packed(names.base, key)
-    transposed = is_transposed(
-        names,
-        name,
-        (parts.out_features, parts.in_features),
-        key,
-        triplets=lambda: Triplets.from_factors(*adapter.factors(name), np.dtype(np.float32)),
-    )
+
+    def triplets() -> Triplets:
+        return Triplets.from_factors(*adapter.factors(name), np.dtype(np.float32))
+
+    transposed = is_transposed(names, name, (parts.out_features, parts.in_features), key, triplets=triplets)
+    if transposed and parts.out_features == parts.in_features:
+        transposed = not factored_as_stored(names.base.read(key), triplets())
     return Module(name, "Conv1D" if transposed else "Linear", names.base.info(key))
 
 

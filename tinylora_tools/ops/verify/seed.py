@@ -13,6 +13,7 @@ from ...adapters.source import find_source
 from ...bases.base import Base, open_base
 from ...checks import one_of
 from ...errors import UndeterminedError
+from ...formats.peft_release import Seeding
 from ...progress import Progress
 from ...sources.locate import locate
 from ...wording import argument
@@ -41,6 +42,8 @@ def verify_seed(
     *,
     base: str | Path | Base | None = None,
     module_order: ModuleOrder = None,
+    first_adapter: ModuleOrder = None,
+    seeding: Seeding | None = None,
     against: str | Path | None = None,
     tolerance: float = 1e-5,
     device: str = "all",
@@ -55,9 +58,11 @@ def verify_seed(
     ----------
     adapter : path, or open adapter, optional
         Without one, this machine is verified.
-    base, module_order
+    base, module_order, first_adapter
         Tell the order of the adapter's modules; with `base`, a merge's bytes are computed at other numbers of threads
         and CPU features, and compared.
+    seeding
+        As `load_adapter`.
     against : path, optional
         For an adapter of PEFT 0.19 without P: a merged checkpoint, or an adapter with P, to recover the seed from.
     tolerance : float
@@ -78,11 +83,18 @@ def verify_seed(
     one_of("device", device, ("all", "cpu", *DEVICES))
     skipped: list[str] = []
     verdict, notes = None, tuple[str, ...]()
-    at = None if base is None else open_base(base).require_config()
+    at = None if base is None else open_base(base).require_model()
     if adapter is None:
         checks, skipped = verify_machine(device)
     else:
-        opened = find_source(adapter).open(at, module_order=module_order, in_memory=at is not None, progress=progress)
+        opened = find_source(adapter).open(
+            at,
+            module_order=module_order,
+            first_adapter=first_adapter,
+            seeding=seeding,
+            in_memory=at is not None,
+            progress=progress,
+        )
         soundness.check(opened)
         notes = opened.notes
         verdict, checks = _verify(opened, at, against, tolerance)
@@ -98,7 +110,8 @@ def _verify(
 ) -> tuple[AdapterVerdict, list[Check]]:
     verdict, checks = verify_adapter(adapter, tolerance)
     if against is not None:
-        if verdict.regime != "shared-projection":
+        straddling = adapter.header.has_config and verdict.regime == "unknown"  # it may be lost
+        if verdict.regime != "shared-projection" and not straddling:
             what = f"{argument('against')} recovers a lost seed; this adapter's isn't lost"
             raise UndeterminedError(what, where=adapter.path)
         offset = recover_offset(adapter, against, base)

@@ -44,6 +44,7 @@ def merged_elsewhere(adapter: Adapter, base: Base, *, threads: int, environment:
         "base": str(base.path.resolve()),
         "places": adapter.numbering.index,
         "groups": adapter.numbering.group,
+        "seeding": header.seeding,
         "stream": adapter.stream,
         "threads": threads,
     }
@@ -74,7 +75,7 @@ def _main(stream: IO[bytes]) -> None:
     header = sort_keys(path, MemoryFile(path, arrays), config)
     numbering = Numbering(job["places"], job["groups"], "given")
     base = Base(Path(job["base"]))
-    adapter = Adapter(header, base=base, stream=job["stream"], numbering=numbering)
+    adapter = Adapter(header, base=base, seeding=job["seeding"], stream=job["stream"], numbering=numbering)
     print(merged_digest(adapter, base, threads=job["threads"]))
 
 

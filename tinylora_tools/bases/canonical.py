@@ -20,7 +20,8 @@ from ..formats.tensors import FLOAT_NAMES, float_dtype
 from ..progress import Progress
 from .base import Base
 from .modules import Module, architecture_for, model_modules, open_model
-from .selection import select
+from .quantization import refuse_packed
+from .selection import select_plain
 from .weights import as_matrix, fingerprint, over_modules
 
 
@@ -39,11 +40,13 @@ def modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None, 
         raise FormatError(error.what, where=where, hint=error.hint) from None
     if names is None:
         model = open_model(base, task_type=config.task_type)
-        return list(select(model, config, base.path).modules)
+        return list(select_plain(base.checkpoint, model, config).modules)
     architecture = architecture_for(base, config.task_type)
     for release in (None, "4") if architecture else (None,):
         known = model_modules(base.checkpoint, architecture, release=release).modules
         if all(name in known for name in names):
+            for name in names:
+                refuse_packed(base.checkpoint, known[name].tensor.name)
             return [known[name] for name in names]
     absent = next(name for name in names if name not in known)
     raise MismatchError(

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from ...adapters.load import Adapter
 from ...bases.base import Base
-from ...bases.quantization import refuse_quantized
 from ...bases.tensor_names import BaseNames, TiedGroup
 from ...errors import MismatchError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
 from ...wording import argument
 from .gather import gather, same
 from .layout import index_of, layout
+from .quantized import dequantize, refuse_other_dtype
 from .words import Change, MergePlan, Outcome, Settled, Source
 
 
@@ -51,13 +51,16 @@ def plan_merge(
         For whatever can't be merged faithfully, by name.
     """
     checkpoint = base.checkpoint
-    refuse_quantized(checkpoint)
+    if dtype != "auto":
+        refuse_other_dtype(checkpoint, dtype)
     # Of a base that has no config.json, the adapter may tell the class.
     names = BaseNames(checkpoint, base.architecture if base.config else adapters[0].architecture)
     changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
+    config = dequantize(checkpoint, settled, everything=dtype != "auto")
     files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
-    config = names.untied_config() if settled.tied == "untied" else {}
+    if settled.tied == "untied":
+        config |= names.untied_config()
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)

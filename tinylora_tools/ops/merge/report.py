@@ -44,6 +44,7 @@ class MergeReport:
     modules_merged: int
     tensors_replaced: int
     tensors_copied: int
+    tensors_dequantized: int
     bytes_written: int
     seconds: float
     tied: str
@@ -64,7 +65,7 @@ def report_of(
 ) -> MergeReport:
     """The report of a merge."""
     of_base = {shard.path for shard in base.checkpoint.shards}
-    plain = [outcome for outcome in plan.outcomes if not outcome.updates]
+    plain = [outcome for outcome in plan.outcomes if not outcome.updates and not outcome.dequantized]
     copied = sum(outcome.source.file.path in of_base for outcome in plain)
     return MergeReport(
         output=str(output),
@@ -74,6 +75,7 @@ def report_of(
         modules_merged=len({update.module for outcome in plan.outcomes for update in outcome.updates}),
         tensors_replaced=len(plain) - copied,
         tensors_copied=copied,
+        tensors_dequantized=sum(outcome.dequantized for outcome in plan.outcomes),
         bytes_written=plan.size,
         seconds=round(seconds, 3),
         tied=plan.tied,

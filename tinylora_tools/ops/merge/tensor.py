@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bases.scaled_weight import ScaledWeight
 from ...core.block_sum import BlockAdder, BlockSum, work_dtype
 from ...core.lowrank import left_factor, squared_norm, training_dtype
 from ...core.residual import BaseResidual, Triplets
@@ -48,6 +49,8 @@ class OpenSource:
     """A tensor file that is read from by several threads."""
 
     def __init__(self, file: TensorFile) -> None:
+        self._scaled = file if isinstance(file, ScaledWeight) else None
+        file = file.weight if isinstance(file, ScaledWeight) else file
         self._file = file
         self._opened = file.opened if isinstance(file, SafetensorsFile) else None
         if self._opened is None and isinstance(file, SafetensorsFile):
@@ -66,7 +69,17 @@ class OpenSource:
             target.write_at(data[offset : offset + size].data, start)
 
     def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
-        """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
+        """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory; those of a quantized one
+        as the float32 products that it stands for."""
+        if self._scaled is not None:
+            size = (last - first) * columns
+            raw = self._stored(self._scaled.stored, columns, first, last, buffer[4 * size :])
+            shape = (last - first, *tensor.shape[1:])
+            out = buffer[: 4 * size].view(np.float32).reshape(shape)
+            return self._scaled.products(raw.view(np.uint8).reshape(shape), first, out).reshape(-1, columns)
+        return self._stored(tensor, columns, first, last, buffer)
+
+    def _stored(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         if self._descriptor is None:
             return self._file.read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)

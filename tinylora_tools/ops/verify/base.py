@@ -24,14 +24,14 @@ from ...adapters.source import find_source, name_the_base
 from ...bases.base import Base, open_base
 from ...bases.modules import Module
 from ...bases.orientation import is_transposed
-from ...bases.quantization import refuse_packed, refuse_quantized
+from ...bases.quantization import plain_group
 from ...bases.tensor_names import BaseNames
 from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...core.lowrank import training_dtype
 from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.recomputed import Recomputed, recompute
 from ...core.torch_arrays import check_device
-from ...errors import MismatchError, TinyLoraError, UndeterminedError
+from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
@@ -103,7 +103,7 @@ def verify_base(
     MismatchError
         If no base is named and the adapter's own isn't at hand.
     UnsupportedError
-        For a quantized base, or a device that isn't there.
+        For a device that isn't there.
     """
     started = time.perf_counter()
     progress, where, source = progress or NoProgress(), check_device(device), find_source(adapter)
@@ -113,7 +113,6 @@ def verify_base(
         raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
     with torch_threads(threads):
         opened = source.open(at, device=device, progress=progress)
-        refuse_quantized(at.checkpoint)
         found = _verdicts(opened, at, where, progress)
     modules = [found[name] for name in opened.modules]
     worst: Verdict = max((m.verdict for m in modules), key=_ORDER.index, default="unknown")
@@ -137,6 +136,10 @@ def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Prog
     for name in adapter.modules:
         try:
             there.append(_module(names, adapter, name))
+        except UnsupportedError as error:  # quantized, say
+            note = f"{error.what}. {error.hint}" if error.hint else error.what
+            dtype = adapter.training_dtype(name)
+            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, dtype, "", note)
         except (MismatchError, UndeterminedError) as error:
             dtype = adapter.training_dtype(name)
             # A base whose architecture isn't known may call the module otherwise.
@@ -158,8 +161,7 @@ def _is_there(names: BaseNames, module: str) -> bool:
 
 
 def _module(names: BaseNames, adapter: Adapter, name: str) -> Module:
-    parts, key = adapter.modules[name], names.group(f"{name}.weight").stored
-    refuse_packed(names.base, key)
+    parts, key = adapter.modules[name], plain_group(names, f"{name}.weight").stored
     transposed = is_transposed(
         names,
         name,

@@ -44,7 +44,9 @@ def to_blocks(
             if scale is not torch.float32:
                 found = torch.exp2(torch.ceil(torch.log2(found)))
             scales[i, j] = found
-            quantized[i * height : (i + 1) * height, j * width : (j + 1) * width] = (part / found).to(torch.float8_e4m3fn)
+            quantized[i * height : (i + 1) * height, j * width : (j + 1) * width] = (part / found).to(
+                torch.float8_e4m3fn
+            )
     return quantized, scales.to(scale)
 
 

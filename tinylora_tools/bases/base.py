@@ -11,8 +11,7 @@ from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
 from .architecture import Architecture, from_config
-from .quantization import BLOCKWISE, model_dtype, settings_of
-from .scaled_weight import dequantizing
+from .dequantizing import dequantizing
 
 
 class Base:
@@ -46,13 +45,9 @@ class Base:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The headers of its weights, those with blockwise scales read as what they stand for; raises as
+        """The headers of its weights, where 8-bit floats with scales are read as what they stand for; raises as
         `read_checkpoint`."""
-        _, settings = settings_of(self.config)
-        stored = read_checkpoint(self.path, self.config)
-        if settings and settings.get("quant_method") != BLOCKWISE:
-            return stored
-        return dequantizing(stored, settings, model_dtype(self.config))
+        return dequantizing(read_checkpoint(self.path, self.config))
 
     def require_config(self) -> Base:
         """Raise FormatError where no config.json tells the architecture."""

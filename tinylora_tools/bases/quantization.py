@@ -1,7 +1,7 @@
 """Quantized bases, tensor by tensor: what a base's configuration says of them, and which weights can't be adapted.
 
-A weight that is a product with blockwise scales is read as what it stands for (`scaled_weight`). Others are refused by
-name, where they are targeted; what isn't targeted may be stored in any way.
+Weights in 8-bit floats with scales are read as what they stand for (`dequantizing`). Others are refused by name, where
+they are targeted; what isn't targeted may be stored in any way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import DTYPE_OF, FLOAT_NAMES
 from .scaled_weight import companions_of
 from .tensor_names import BaseNames, TiedGroup
-
-#: The method of weights in 8-bit floats with blockwise scales, as transformers calls it.
-BLOCKWISE = "fp8"
 
 #: What the names of parameters in MXFP4 end in: gpt-oss's experts, all of a layer in one.
 BLOCKS = "_blocks"

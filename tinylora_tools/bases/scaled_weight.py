@@ -1,10 +1,5 @@
-"""Weights that a base stores in 8-bit floats with a scale for each block, as the numbers that they stand for.
-
-The form is that of DeepSeek-V3 and of transformers' FineGrainedFP8Config: a `weight` in F8_E4M3 beside a
-`weight_scale_inv`, which some call `scale` or `qscale_weight`. What a weight stands for is the product of both in
-float32 (`Fp8Dequantize` in transformers/integrations/finegrained_fp8.py, 5.23), rounded to the model's dtype where it
-is loaded: that is the weight which PEFT trains on, since it can't factor 8-bit floats.
-"""
+"""A weight that is stored in 8-bit floats with a scale for each block, as the numbers that it stands for: the products
+of both."""
 
 from __future__ import annotations
 
@@ -14,24 +9,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.block_scales import block_of, multiply
+from ..core.block_scales import multiply
 from ..formats.checkpoint import Checkpoint
 from ..formats.memory_file import MemoryFile
-from ..formats.tensors import DTYPE_BITS, DTYPE_OF, FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
+from ..formats.tensors import DTYPE_BITS, TensorFile, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-#: The dtypes of such weights, and of their scales besides the floating-point ones: powers of two, by their exponent.
-_WEIGHTS, _EXPONENTS = ("F8_E4M3", "F8_E5M2"), ("F8_E8M0", "U8")
-
-#: What a module's tensors are called that belong to its quantized weight: scales of the weight, and of activations.
-_SCALES = ("weight_scale_inv", "scale", "qscale_weight")
-_OTHERS = ("activation_scale", "input_scale", "qscale_act")
-
-#: Blocks where the configuration doesn't name any, as transformers takes them.
-_USUAL_BLOCK = (128, 128)
 
 #: Elements that are worked on at a time where a whole weight is read.
 _AT_A_TIME = 1 << 20
@@ -86,7 +71,8 @@ class ScaledWeight:
 
         scales = self.scale.read(self.scale_name)
         if scales.dtype == np.uint8:
-            scales = np.ldexp(np.float32(1.0), scales.astype(np.int32) - 127)
+            with np.errstate(over="ignore"):  # what isn't finite is refused where it is used
+                scales = np.ldexp(np.float32(1.0), scales.astype(np.int32) - 127)
         if scales.size == 1:
             return scales.astype(np.float32).reshape((1,) * len(self.stored.shape))
         return scales.astype(np.float32)
@@ -103,10 +89,10 @@ class ScaledWeight:
         import numpy as np
 
         np.take(_values(self.stored.dtype), raw, out=out, mode="clip")
-        if out.ndim == 2:
-            multiply(out, self._scales, self.block, first)
-        else:
-            multiply(out, self._scales[first : first + len(out)] if self._scales.size > 1 else self._scales, self.block)
+        several = out.ndim > 2 and self._scales.size > 1
+        scales = self._scales[first : first + len(out)] if several else self._scales
+        with np.errstate(over="ignore", invalid="ignore"):
+            multiply(out, scales, self.block, 0 if out.ndim > 2 else first)
         return out
 
     def read(self, name: str) -> NDArray[Any]:
@@ -138,45 +124,6 @@ def _values(dtype: str) -> NDArray[np.float32]:
     import numpy as np
 
     return np.arange(256, dtype=np.uint8).view(numpy_dtype(dtype)).astype(np.float32)
-
-
-def dequantizing(base: Checkpoint, settings: Mapping[str, Any], dtype: str) -> Checkpoint:
-    """The same checkpoint, whose weights with blockwise scales are read as what they stand for.
-
-    Parameters
-    ----------
-    base : Checkpoint
-    settings : Mapping
-        The quantization_config; empty where there is none.
-    dtype : str
-        The model's, by PyTorch's name.
-    """
-    said = settings.get("weight_block_size", _USUAL_BLOCK)
-    block = tuple(said) if isinstance(said, list | tuple) and all(type(n) is int and n > 0 for n in said) else ()
-    found: dict[str, ScaledWeight] = {}
-    for key in base.shard_of:
-        if base.info(key).dtype in _WEIGHTS:
-            weight = _scaled(base, key, (block[0], block[1]) if len(block) == 2 else None, DTYPE_OF[dtype])
-            if weight is not None:
-                found[key] = weight
-    return base.reading(found) if found else base
-
-
-def _scaled(base: Checkpoint, key: str, said: tuple[int, int] | None, dtype: str) -> ScaledWeight | None:
-    """A weight with its scales; None where it has none, or such as fit no blocks of it."""
-    owner, _, last = key.rpartition(".")
-    names = [f"{key}_scale_inv"] + [f"{owner}.{name}" for name in _SCALES[1:] if last == "weight"]
-    beside = [name for name in names if name in base]
-    shape = base.info(key).shape
-    if len(beside) != 1 or len(shape) < 2:
-        return None
-    scale = base.info(beside[0])
-    block = block_of(shape, scale.shape, said)
-    if block is None or scale.dtype not in (*FLOAT_NAMES, *_EXPONENTS):
-        return None
-    others = [f"{owner}.{name}" for name in _OTHERS if last == "weight"]
-    companions = (beside[0], *(name for name in others if name in base))
-    return ScaledWeight(key, base.source(key), base.source(beside[0]), beside[0], block, dtype, companions)
 
 
 def companions_of(base: Checkpoint) -> set[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def block_of(
@@ -28,7 +29,7 @@ def block_of(
     (int, int), or None where the grid fits no blocks of the weight
     """
     rows, columns = shape[-2:]
-    if np.prod(grid, dtype=int) == 1:
+    if prod(grid) == 1:
         return max(rows, 1), max(columns, 1)
     if len(grid) != len(shape) or grid[:-2] != shape[:-2] or 0 in grid:
         return None
@@ -51,14 +52,15 @@ def multiply(values: NDArray[Any], scales: NDArray[Any], block: tuple[int, int],
     first : int
         The first row of `values` in the whole weight.
     """
+    import numpy as np
+
     height, width = block
     rows, columns = values.shape[-2:]
     of_row = scales[..., np.arange(first, first + rows) // height, :]  # (..., rows, column blocks)
     whole = columns // width
     if whole:
-        parts = values[..., : whole * width].reshape(
-            *values.shape[:-1], whole, width
-        )  # a view: only the last axis is parted
+        split = (*values.shape[:-1], whole, width)
+        parts = values[..., : whole * width].reshape(split)  # a view: only the last axis is split
         np.multiply(parts, of_row[..., :whole, None], out=parts)
     if whole * width < columns:
         rest = values[..., whole * width :]

@@ -18,8 +18,9 @@ from ...formats.checkpoint import Checkpoint
 from ...wording import argument
 from .words import Outcome, Settled, Source
 
-#: Where settings name the modules that aren't quantized: transformers and vLLM read both, each the other first.
-_SKIPPED = ("modules_to_not_convert", "ignored_layers")
+#: Where settings name the modules that aren't quantized: of the first two, transformers prefers the one and vLLM the
+#: other; the last is compressed-tensors'.
+_SKIPPED = ("modules_to_not_convert", "ignored_layers", "ignore")
 
 
 def refuse_other_dtype(base: Checkpoint, dtype: str) -> None:
@@ -51,8 +52,8 @@ def dequantize(base: Checkpoint, settled: Settled, *, everything: bool) -> dict[
     for name in plain - settled.outcomes.keys():
         settled.outcomes[name] = Outcome(Source(scaled[name], base.info(name)))
     settled.dropped.update(companion for name in plain for companion in scaled[name].companions)
-    if plain == scaled.keys():
-        return _without_settings(base) if scaled else {}
+    if plain and plain == scaled.keys() and not unread(base):
+        return _without_settings(base)
     return _with_skipped(base, plain, settled.added, scaled.keys())
 
 
@@ -66,6 +67,7 @@ def _company(name: str, weight: ScaledWeight) -> tuple[str, int]:
 
 
 def _without_settings(base: Checkpoint) -> dict[str, Any]:
+    """config.json's entry without the settings: nothing is quantized any more."""
     path, _ = settings_of(base.config)
     return _replaced(base.config or {}, path, None) if path else {}
 
@@ -77,23 +79,26 @@ def _with_skipped(
     path, settings = settings_of(base.config)
     if not path:
         return {}
+    whole = "config_groups" not in settings  # compressed-tensors names each expert, the others a layer's together
+    new = [_skipped(name, whole=whole) for name in (*(key for key in base.shard_of if key in plain), *added)]
     lists = {key: settings[key] for key in _SKIPPED if isinstance(settings.get(key), list)}
-    new = [_skipped(name) for name in (*(key for key in base.shard_of if key in plain), *added)]
-    if not lists and plain:
+    if not lists and plain and whole:
         # Without a list transformers leaves the output embedding alone, with one only what is in it.
-        shapes = {key: base.info(key).shape for key in base.shard_of if key not in scaled and key.endswith(".weight")}
-        before = ["lm_head", *(_skipped(key) for key, shape in shapes.items() if len(shape) > 1)]
-        lists, new = {_SKIPPED[0]: []}, before + new
+        others = [key for key in base.shard_of if key not in scaled and key.endswith(".weight")]
+        before = [_skipped(key, whole=whole) for key in others if len(base.info(key).shape) > 1]
+        lists, new = {"modules_to_not_convert": []}, ["lm_head", *before, *new]
+    elif not lists and plain:
+        lists = {"ignore": []}
     if not lists or not new:
         return {}
     changed = {key: list(dict.fromkeys([*names, *new])) for key, names in lists.items()}
     return _replaced(base.config or {}, path, {**settings, **changed})
 
 
-def _skipped(name: str) -> str:
-    """The module that is left out, for a tensor: for an expert's all of the layer's."""
+def _skipped(name: str, *, whole: bool) -> str:
+    """The module that is left out, for a tensor: for an expert's all of the layer's, if they are named as a whole."""
     block, experts, _ = name.partition(".experts.")
-    return f"{block}.experts" if experts else name.rpartition(".")[0]
+    return f"{block}.experts" if experts and whole else name.rpartition(".")[0]
 
 
 def _replaced(config: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

@@ -35,7 +35,11 @@ class MergedModule:
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What a merge did, or with `dry_run` would do (then nothing is known of the updates)."""
+    """What a merge did, or with `dry_run` would do (then nothing is known of the updates).
+
+    `tensors_dequantized` counts the base's quantized weights that are written as plain numbers besides those that were
+    merged.
+    """
 
     output: str
     base: str
@@ -65,17 +69,18 @@ def report_of(
 ) -> MergeReport:
     """The report of a merge."""
     of_base = {shard.path for shard in base.checkpoint.shards}
-    plain = [outcome for outcome in plan.outcomes if not outcome.updates and not outcome.dequantized]
-    copied = sum(outcome.source.file.path in of_base for outcome in plain)
+    plain = [outcome for outcome in plan.outcomes if not outcome.updates]
+    dequantized = sum(outcome.dequantized for outcome in plain)
+    copied = sum(outcome.source.file.path in of_base for outcome in plain) - dequantized
     return MergeReport(
         output=str(output),
         base=str(base.path),
         adapters=[str(adapter.path) for adapter in adapters],
         dry_run=dry_run,
         modules_merged=len({update.module for outcome in plan.outcomes for update in outcome.updates}),
-        tensors_replaced=len(plain) - copied,
+        tensors_replaced=len(plain) - copied - dequantized,
         tensors_copied=copied,
-        tensors_dequantized=sum(outcome.dequantized for outcome in plan.outcomes),
+        tensors_dequantized=dequantized,
         bytes_written=plan.size,
         seconds=round(seconds, 3),
         tied=plan.tied,

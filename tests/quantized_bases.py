@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from damage import edit_json
+from peft import TinyLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.integrations.finegrained_fp8 import FP8Experts, FP8Linear
+from transformers.quantizers import AutoHfQuantizer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -18,14 +21,14 @@ Tensors = dict[str, torch.Tensor]
 BLOCKS = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
 
 
-def saved_model(directory: Path, config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """A model with weights of its own, as save_pretrained writes it."""
+def saved_model(directory: Path, config: PretrainedConfig, shard: str = "1GB") -> Path:
+    """A model with weights of its own in bfloat16, as save_pretrained writes it, in shards of this size at most."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.05)
-    model.save_pretrained(directory)
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(directory, max_shard_size=shard)
     return directory
 
 
@@ -84,3 +87,40 @@ def _index(base: Path) -> None:
         size = sum(t.nbytes for tensors in shards.values() for t in tensors.values())
         where = {name: shard for shard, tensors in shards.items() for name in tensors}
         path.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": where}))
+
+
+def loaded(base: Path, dtype: str = "auto") -> Any:
+    """The model as transformers loads it here, where 8-bit and 4-bit weights are dequantized. (transformers 5.23
+    leaves weights that aren't quantized in their own dtype.)"""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
+    return model if dtype == "auto" else model.to(getattr(torch, dtype))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(3, 51).reshape(4, 12)).logits.double()
+    return found
+
+
+def adapted(base: Path, directory: Path, targets: Any, *, dtype: str = "auto", **settings: Any) -> Any:
+    """The model with an adapter that isn't zero, which is saved in the directory."""
+    torch.manual_seed(1)
+    given = {"r": 2, "u": 5, "init_weights": "uniform", "init_v_bound": 1.0, **settings}
+    model = get_peft_model(loaded(base, dtype), TinyLoraConfig(target_modules=targets, **given))
+    model.save_pretrained(directory)
+    return model.eval()
+
+
+def in_eight_bits(directory: Path) -> set[str]:
+    """The modules that transformers takes for quantized, by the settings in config.json."""
+    config = AutoConfig.from_pretrained(directory)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    quantizer = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
+    quantizer._process_model_before_weight_loading(model)
+    return {name for name, module in model.named_modules() if isinstance(module, FP8Linear | FP8Experts)}
+
+
+def stored(directory: Path) -> Tensors:
+    """Every tensor of a checkpoint."""
+    return {name: t for shard in directory.glob("*.safetensors") for name, t in load_file(shard).items()}

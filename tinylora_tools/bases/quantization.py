@@ -126,6 +126,13 @@ def in_parts(base: Checkpoint, parameters: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def refuse_in_parts(base: Checkpoint, parameters: Mapping[str, str], module: str) -> None:
+    """Raise UnsupportedError if a targeted module is stored in parts; `parameters` as `in_parts`."""
+    key = in_parts(base, parameters).get(module)
+    if key is not None:
+        raise refusal_of_parts(base, module, key)
+
+
 def _owner_in_parts(name: str) -> str:
     """The module that a tensor may be a part of the packed weight of: `X` of `X.qweight`, `X.weight._data` and
     `X_blocks`."""

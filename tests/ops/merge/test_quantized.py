@@ -215,7 +215,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_experts_are_left_alone(experts: Path, tmp_path: Path) -> None:
     live = adapted(experts, tmp_path / "adapter", ["q_proj"], dtype="float32")
     merge(tmp_path / "adapter", tmp_path / "merged", experts)
-    assert distance(live, tmp_path / "merged") < 5e-2
+    assert distance(live, tmp_path / "merged") < 2e-2
     before, found = stored(experts), stored(tmp_path / "merged")
     for name in (name for name in before if ".experts." in name):
         assert torch.equal(found[name].view(torch.uint8), before[name].view(torch.uint8))
@@ -258,7 +258,7 @@ def test_gpt_oss(tmp_path: Path) -> None:
     edit_json(base / "config.json", quantization_config=settings)
     live = adapted(base, tmp_path / "adapter", ["q_proj", "v_proj", "o_proj"], dtype="float32")
     merge(tmp_path / "adapter", tmp_path / "merged", base)
-    assert distance(live, tmp_path / "merged") < 5e-2
+    assert distance(live, tmp_path / "merged") < 2e-2
     found = stored(tmp_path / "merged")
     assert found.keys() == tensors.keys()
     changed = {name for name in found if not torch.equal(found[name], tensors[name])}

@@ -269,6 +269,8 @@ def test_gpt_oss(tmp_path: Path) -> None:
     ) as e:
         merge(tmp_path / "adapter", tmp_path / "other", base, dtype="float32")
     assert "Mxfp4Config(dequantize=True)" in str(e.value.hint)
+    lost = merge(tmp_path / "adapter", tmp_path / "other", base, scale=1e-6).warnings
+    assert lost[0].endswith("too small for the weights' precision. Serve the adapter unmerged")
 
 
 def test_compressed_tensors(tmp_path: Path) -> None:

@@ -23,11 +23,17 @@ from .words import Outcome, Settled, Source
 _SKIPPED = ("modules_to_not_convert", "ignored_layers", "ignore")
 
 
+def has_fixed_dtypes(base: Checkpoint) -> bool:
+    """Whether some of a quantized base's weights can't be given another dtype."""
+    return bool(settings_of(base.config)[0] and unread(base))
+
+
 def refuse_other_dtype(base: Checkpoint, dtype: str) -> None:
-    """Raise UnsupportedError for a base with weights that can't be given another dtype."""
-    if settings_of(base.config)[0] and (keys := unread(base)):
+    """Raise UnsupportedError for a base that `has_fixed_dtypes`."""
+    if has_fixed_dtypes(base):
+        key = unread(base)[0]
         raise UnsupportedError(
-            f"{argument('dtype', dtype)} is for all tensors, and {keys[0]} is stored as {base.info(keys[0]).dtype}: "
+            f"{argument('dtype', dtype)} is for all tensors, and {key} is stored as {base.info(key).dtype}: "
             f"the base is quantized ({method_of(base.config)})",
             where=base.path,
             hint=f"Leave {argument('dtype')} out: what the adapter targets keeps its dtype, the rest its bytes. Else: "

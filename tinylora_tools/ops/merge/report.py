@@ -14,6 +14,7 @@ from ...core.residual import OTHER_WEIGHT, verdict_on
 from ...errors import MismatchError
 from ...formats.tensors import FLOAT_NAMES
 from ...wording import argument
+from .quantized import has_fixed_dtypes
 from .tensor import BaseCheck, TensorResult
 from .words import MergePlan
 
@@ -86,7 +87,7 @@ def report_of(
         tied=plan.tied,
         delta_error=share_lost(results) if results else None,
         modules=[_merged_module(result) for result in results],
-        warnings=[*notes_of(adapters), *plan.warnings, *_loss_warnings(results, plan), *_base_warnings(results)],
+        warnings=[*notes_of(adapters), *plan.warnings, *_loss_warnings(results, plan, base), *_base_warnings(results)],
     )
 
 
@@ -137,13 +138,13 @@ def _base_warnings(results: Sequence[TensorResult]) -> list[str]:
     ]
 
 
-def _loss_warnings(results: Sequence[TensorResult], plan: MergePlan) -> list[str]:
+def _loss_warnings(results: Sequence[TensorResult], plan: MergePlan, base: Base) -> list[str]:
     loss = share_lost(results)
     if loss <= LOST_UPDATE:
         return []
     dtypes = sorted({info.dtype for file in plan.files for info, outcome in file.tensors if outcome.updates})
+    wider = "" if has_fixed_dtypes(base.checkpoint) else f"Merge with {argument('dtype', 'float32')}, or serve"
     return [
         f"rounding to {' and '.join(FLOAT_NAMES[dtype] for dtype in dtypes)} changes the update by {loss:.0%} of its "
-        f"size: it is too small for the weights' precision. Merge with {argument('dtype', 'float32')}, or serve the "
-        "adapter unmerged"
+        f"size: it is too small for the weights' precision. {wider or 'Serve'} the adapter unmerged"
     ]

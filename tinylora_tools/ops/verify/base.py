@@ -113,7 +113,7 @@ def verify_base(
         raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
     with torch_threads(threads):
         opened = source.open(at, device=device, progress=progress)
-        found = _verdicts(opened, at, where, progress)
+        found, hints = _verdicts(opened, at, where, progress)
     modules = [found[name] for name in opened.modules]
     worst: Verdict = max((m.verdict for m in modules), key=_ORDER.index, default="unknown")
     return BaseReport(
@@ -125,21 +125,25 @@ def verify_base(
         recomputed=sum(m.difference is not None for m in modules),
         largest_rho=max((m.rho for m in modules if m.rho is not None), default=None),
         seconds=time.perf_counter() - started,
-        warnings=soundness.described(opened),
+        warnings=[*soundness.described(opened), *hints],
     )
 
 
-def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Progress) -> dict[str, ModuleVerdict]:
+def _verdicts(
+    adapter: Adapter, base: Base, device: torch.device, progress: Progress
+) -> tuple[dict[str, ModuleVerdict], list[str]]:
+    """Each module's verdict, and what to do about those that can't be compared."""
     names = BaseNames(base.checkpoint, base.architecture)
     found: dict[str, ModuleVerdict] = {}
+    hints: dict[str, str] = {}
     there: list[Module] = []
     for name in adapter.modules:
         try:
             there.append(_module(names, adapter, name))
         except UnsupportedError as error:  # quantized, say
-            note = f"{error.what}. {error.hint}" if error.hint else error.what
             dtype = adapter.training_dtype(name)
-            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, dtype, "", note)
+            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, dtype, "", error.what)
+            hints.setdefault(error.hint or error.what, name)
         except (MismatchError, UndeterminedError) as error:
             dtype = adapter.training_dtype(name)
             # A base whose architecture isn't known may call the module otherwise.
@@ -148,7 +152,7 @@ def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Prog
     work = partial(_check, base.checkpoint, adapter, device)
     for module, verdict in over_modules("Verifying", there, work, device=device, progress=progress, where=base.path):
         found[module.name] = verdict
-    return found
+    return found, [f"{name} can't be compared. {hint}" for hint, name in hints.items()]
 
 
 def _is_there(names: BaseNames, module: str) -> bool:

@@ -157,3 +157,10 @@ def test_modules_in_parts() -> None:
     found = base(**{key: np.zeros(2, dtype) for key, dtype in keys.items()})
     assert in_parts(found, {f"model.{key}": key for key in keys}) == {"model.a": "a.qweight", "model.e": "e_blocks"}
     assert unread(found) == ["a.qweight", "b.weight", "b.weight_scale", "e_blocks"]
+
+
+def test_a_mask_in_a_layer_makes_it_no_packed_module() -> None:
+    """GPT-NeoX's checkpoints hold one for each attention, as bytes."""
+    keys = {"attention.bias": np.uint8, "attention.dense.weight": np.float32, "attention.dense.bias": np.float32}
+    found = base(**{key: np.zeros(2, dtype) for key, dtype in keys.items()})
+    assert in_parts(found, dict(zip(keys, keys, strict=True))) == {}

@@ -110,7 +110,7 @@ def plain_group(names: BaseNames, parameter: str) -> TiedGroup:
 
 def in_parts(base: Checkpoint, parameters: Mapping[str, str]) -> dict[str, str]:
     """Modules that hold no weight but what a packed one is made up of (`qweight`, `weight_packed`, `W_q`), by their
-    names in the model, with one of these tensors.
+    names in the model, with one of these tensors. A module that holds others isn't meant, whatever buffers it has.
 
     Parameters
     ----------
@@ -123,7 +123,8 @@ def in_parts(base: Checkpoint, parameters: Mapping[str, str]) -> dict[str, str]:
         owner = _owner_in_parts(parameter)
         if owner and f"{owner}.weight" not in parameters and is_packed(base.stored(key).dtype):
             found.setdefault(owner, key)
-    return found
+    holding = {_owner_in_parts(parameter).rpartition(".")[0] for parameter in parameters} if found else set()
+    return {owner: key for owner, key in found.items() if owner not in holding}
 
 
 def refuse_in_parts(base: Checkpoint, parameters: Mapping[str, str], module: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,25 @@ def test_gpt_oss(tmp_path: Path) -> None:
     assert "Mxfp4Config(dequantize=True)" in str(e.value.hint)
     lost = merge(tmp_path / "adapter", tmp_path / "other", base, scale=1e-6).warnings
     assert lost[0].endswith("too small for the weights' precision. Serve the adapter unmerged")
+
+
+def test_experts_in_one_tensor(qwen3: Path, adapter: Path, tmp_path: Path) -> None:
+    """Several matrices in a tensor, each with its blocks; in parts that are smaller than a matrix."""
+    base, name = tmp_path / "base", "model.layers.7.mlp.experts.gate_up_proj"
+    shutil.copytree(qwen3, base)
+    torch.manual_seed(0)
+    weight, scale = torch.randn(3, 256, 384).to(E4M3), torch.rand(3, 2, 3)
+    shard = sorted(base.glob("*.safetensors"))[0]
+    tensors = {**load_file(shard), name: weight, f"{name}_scale_inv": scale}
+    save_file(tensors, shard, metadata={"format": "pt"})
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    index["weight_map"] |= {name: shard.name, f"{name}_scale_inv": shard.name}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    merge(adapter, tmp_path / "same", base)
+    assert torch.equal(stored(tmp_path / "same")[name].view(torch.uint8), weight.view(torch.uint8))
+    merge(adapter, tmp_path / "wide", base, dtype="float32")
+    scales = scale.repeat_interleave(128, 1).repeat_interleave(128, 2)
+    assert torch.equal(stored(tmp_path / "wide")[name], weight.float() * scales)
 
 
 def test_compressed_tensors(tmp_path: Path) -> None:

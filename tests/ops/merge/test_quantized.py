@@ -124,6 +124,30 @@ def test_the_index_fits(qwen3: Path, adapter: Path, tmp_path: Path) -> None:
     read_checkpoint(tmp_path / "merged")  # every tensor where the index says
 
 
+def test_scales_in_a_file_of_their_own(qwen3: Path, adapter: Path, tmp_path: Path) -> None:
+    """Which holds nothing any more where all is dequantized, and then isn't written."""
+    tensors, base = stored(qwen3), tmp_path / "base"
+    base.mkdir()
+    shutil.copy(qwen3 / "config.json", base)
+    scales = {name for name in tensors if name.endswith("_scale_inv")}
+    of_file = {"model-1.safetensors": tensors.keys() - scales, "model-2.safetensors": scales}
+    for file, names in of_file.items():
+        save_file({name: tensors[name] for name in names}, base / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, names in of_file.items() for name in names}
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for dtype in ("auto", "bfloat16"):
+        merge(adapter, tmp_path / dtype / "apart", base, dtype=dtype)
+        merge(adapter, tmp_path / dtype / "together", qwen3, dtype=dtype)
+        apart, together = (stored(tmp_path / dtype / name) for name in ("apart", "together"))
+        assert apart.keys() == together.keys()
+        assert all(
+            torch.equal(apart[n].view(torch.uint8), together[n].view(torch.uint8)) for n in apart if apart[n].ndim
+        )
+        read_checkpoint(tmp_path / dtype / "apart")
+    assert (tmp_path / "auto" / "apart" / "model-2.safetensors").exists()
+    assert not (tmp_path / "bfloat16" / "apart" / "model-2.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -65,7 +65,7 @@ def plan_merge(
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)
     return MergePlan(
-        files=files,
+        files=tuple(file for file in files if file.tensors),  # a shard may have held nothing but scales
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from damage import edit_json
 from quantized_bases import adapted, loaded, quantized, saved_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config
@@ -140,6 +142,58 @@ def test_what_is_not_targeted_does_not_matter(packed_weights: Path, bases: tuple
     report = merge(tmp_path / "adapters" / "gptq", tmp_path / "merged", base=packed_weights)
     assert report.modules_merged == 2
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["quantization_config"]["bits"] == 4
+
+
+def _bytes(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.uint8)
+
+
+#: What stands for a weight of (m, n), by the method's name: the first of them tells.
+FORMS: dict[str, Callable[[int, int], dict[str, torch.Tensor]]] = {
+    "bitsandbytes": lambda m, n: {
+        "weight": _bytes(m * n // 2, 1), "weight.absmax": _bytes(m * n // 64), "weight.quant_map": torch.ones(16),
+        "weight.quant_state.bitsandbytes__nf4": _bytes(90),
+    },
+    "eetq": lambda m, n: {"weight": _bytes(m, n).char(), "weight_scales": torch.ones(m).half()},
+    "modelopt": lambda m, n: {
+        "weight": _bytes(m, n // 2), "weight_scale": torch.ones(m, n // 16).to(torch.float8_e4m3fn),
+        "weight_scale_2": torch.tensor(0.1), "input_scale": torch.tensor(0.1),
+    },
+    "fbgemm_fp8": lambda m, n: {"weight": torch.ones(m, n).to(torch.float8_e4m3fn), "weight_scale": torch.ones(m, 1)},
+    "fp8": lambda m, n: {"weight": _bytes(m, n // 2).char(), "scale": _bytes(m, n // 32).view(torch.float8_e8m0fnu)},
+    "awq": lambda m, n: {"qweight": _bytes(n, m // 8).int(), "scales": torch.ones(1, m).half()},
+    "compressed-tensors": lambda m, n: {"weight_packed": _bytes(m, n // 8).int(), "weight_scale": torch.ones(m, 1)},
+    "quanto": lambda m, n: {"weight._data": _bytes(m, n).char(), "weight._scale": torch.ones(m, 1)},
+    "hqq": lambda m, n: {"W_q": _bytes(m // 2, n), "scale": torch.ones(1), "zero": torch.ones(1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", FORMS)
+def test_forms_that_are_not_dequantized(method: str, bases: tuple[Path, Path], tmp_path: Path) -> None:
+    """Refused where they are targeted, and else copied: below a head that is merged, say."""
+    base = tmp_path / "base"
+    shutil.copytree(bases[1], base)
+    tensors = load_file(base / "model.safetensors")
+    for name in [name for name in tensors if "_proj.weight" in name]:
+        parts = FORMS[method](*tensors.pop(name).shape)
+        tensors |= {f"{name.removesuffix('.weight')}.{part}": tensor for part, tensor in parts.items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    edit_json(base / "config.json", quantization_config={"quant_method": method})
+    first = next(iter(FORMS[method](64, 64)))
+    for targets in ("all-linear", ("v_proj",)):
+        with pytest.raises(UnsupportedError, match=rf"_proj\.{first}.* the base is quantized \({method}\)"):
+            count(base, replace(CONFIG, target_modules=targets))
+    init(base, tmp_path / "adapter", replace(CONFIG, target_modules=("lm_head",), init_weights="uniform"))
+    merge(tmp_path / "adapter", tmp_path / "merged", base=base)
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    same = {
+        n for n, t in found.items() if t.reshape(-1).view(torch.uint8).equal(tensors[n].reshape(-1).view(torch.uint8))
+    }
+    assert found.keys() - same == {"lm_head.weight"}
+    assert (tmp_path / "merged" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    with pytest.raises(UnsupportedError, match="is for all tensors"):
+        merge(tmp_path / "adapter", tmp_path / "wide", base=base, dtype="float32")
 
 
 def test_the_base_of_quantized_targets_is_not_told(packed_weights: Path, adapter: Path) -> None:

@@ -139,8 +139,8 @@ def _owner_in_parts(name: str) -> str:
     `X_blocks`."""
     if name.endswith(BLOCKS):
         return name.removesuffix(BLOCKS)
-    owner, _, last = name.rpartition(".")
-    return owner.removesuffix(".weight") if last.startswith("_") else owner
+    owner, of_weight, _ = name.partition(".weight.")
+    return owner if of_weight else name.rpartition(".")[0]
 
 
 def refusal_of_parts(base: Checkpoint, module: str, key: str) -> UnsupportedError:

@@ -74,9 +74,11 @@ def test_experts_in_one_tensor(tmp_path: Path) -> None:
     weight, scale = torch.randn(3, 64, 96).to(torch.float8_e4m3fn), torch.rand(3, 2, 3)
     found = scaled(tmp_path, weight, scale, (32, 32))
     assert same(found.read("a.weight"), as_transformers(weight, scale, "bfloat16"))
-    raw = found.weight.read("a.weight").view(np.uint8)
-    expected = as_transformers(weight, scale, "float32").numpy()
-    assert found.products(raw[1:], 1, np.empty((2, 64, 96), np.float32)).tobytes() == expected[1:].tobytes()
+    raw = found.weight.read("a.weight").view(np.uint8).reshape(-1, 96)
+    expected = as_transformers(weight, scale, "float32").numpy().reshape(-1, 96)
+    assert found.products(raw[50:], 50, np.empty((142, 96), np.float32)).tobytes() == expected[50:].tobytes()
+    one = torch.full((1,), 0.5)
+    assert same(scaled(tmp_path, weight, one, (64, 96)).read("a.weight"), as_transformers(weight, one, "bfloat16"))
 
 
 def test_large_weights_are_read_in_parts(tmp_path: Path) -> None:

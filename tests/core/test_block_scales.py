@@ -57,17 +57,19 @@ def test_products_are_those_of_transformers(shape: tuple[int, int], block: tuple
     values, scales = drawn(*shape), np.abs(drawn(-(-shape[0] // block[0]), -(-shape[1] // block[1]), seed=1))
     expected = _dequantize_fp8_weight(torch.tensor(values), torch.from_numpy(scales), list(block), torch.float32)
     whole = values.copy()
-    multiply(whole, scales, block)
+    multiply(whole, scales, block, 0, shape[0])
     assert whole.tobytes() == expected.numpy().tobytes()
     for first in range(0, shape[0], 37):  # rows at a time give the same
         part = values[first : first + 37].copy()
-        multiply(part, scales, block, first)
+        multiply(part, scales, block, first, shape[0])
         assert part.tobytes() == expected.numpy()[first : first + 37].tobytes()
 
 
 def test_several_matrices() -> None:
     """Experts in one tensor."""
     values, scales = drawn(3, 64, 96), np.abs(drawn(3, 2, 3, seed=1))
-    expected = Fp8Dequantize(None)._dequantize_one(torch.from_numpy(values), torch.from_numpy(scales), torch.float32)
-    multiply(values, scales, (32, 32))
+    expected = Fp8Dequantize(None)._dequantize_one(torch.tensor(values), torch.from_numpy(scales), torch.float32)
+    rows, of_blocks = values.reshape(-1, 96), scales.reshape(-1, 3)
+    for first in range(0, len(rows), 50):
+        multiply(rows[first : first + 50], of_blocks, (32, 32), first, 64)
     assert values.tobytes() == expected.numpy().tobytes()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,47 +67,47 @@ class ScaledWeight:
 
     @cached_property
     def _scales(self) -> NDArray[Any]:
-        """(..., row blocks, column blocks) float32."""
+        """(row blocks, column blocks) float32; those of several matrices below each other."""
         import numpy as np
 
         scales = self.scale.read(self.scale_name)
         if scales.dtype == np.uint8:
             with np.errstate(over="ignore"):  # what isn't finite is refused where it is used
                 scales = np.ldexp(np.float32(1.0), scales.astype(np.int32) - 127)
-        if scales.size == 1:
-            return scales.astype(np.float32).reshape((1,) * len(self.stored.shape))
-        return scales.astype(np.float32)
+        wide = scales.astype(np.float32)
+        if wide.size == 1:
+            return np.broadcast_to(wide.reshape(1, 1), (prod(self.stored.shape[:-2]), 1))
+        return wide.reshape(-1, wide.shape[-1])
 
     def products(self, raw: NDArray[Any], first: int, out: NDArray[Any]) -> NDArray[Any]:
-        """What the rows from `first` on stand for, in `out`.
+        """What the rows from `first` on stand for, in `out`; the rows of several matrices follow each other.
 
         Parameters
         ----------
-        raw : (rows, columns) uint8, or (matrices, rows, columns) of a tensor of several, then from matrix `first` on
+        raw : (rows, columns) uint8
             As they are stored.
-        out : float32, of the same shape
+        out : (rows, columns) float32
         """
         import numpy as np
 
         np.take(_values(self.stored.dtype), raw, out=out, mode="clip")
-        several = out.ndim > 2 and self._scales.size > 1
-        scales = self._scales[first : first + len(out)] if several else self._scales
         with np.errstate(over="ignore", invalid="ignore"):
-            multiply(out, scales, self.block, 0 if out.ndim > 2 else first)
+            multiply(out, self._scales, self.block, first, self.stored.shape[-2])
         return out
 
     def read(self, name: str) -> NDArray[Any]:
         """The weight, rounded to `dtype`."""
         import numpy as np
 
-        raw = self.weight.read(name).view(np.uint8)
+        shape = self.stored.shape
+        raw = self.weight.read(name).view(np.uint8).reshape(-1, shape[-1])
         whole = np.empty(raw.shape, numpy_dtype(self.dtype))
-        rows = max(1, _AT_A_TIME * len(raw) // max(1, raw.size))
+        rows = max(1, _AT_A_TIME // max(1, shape[-1]))
         with np.errstate(over="ignore"):
             for first in range(0, len(raw), rows):
                 part = raw[first : first + rows]
                 whole[first : first + rows] = self.products(part, first, np.empty(part.shape, np.float32))
-        return whole
+        return whole.reshape(shape)
 
     def pieces(self, name: str) -> Iterator[bytes]:
         return MemoryFile(self.path, {name: self.read(name)}).pieces(name)

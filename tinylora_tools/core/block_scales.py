@@ -40,28 +40,29 @@ def block_of(
     return max(rows // grid[-2], 1), max(columns // grid[-1], 1)
 
 
-def multiply(values: NDArray[Any], scales: NDArray[Any], block: tuple[int, int], first: int = 0) -> None:
+def multiply(values: NDArray[Any], scales: NDArray[Any], block: tuple[int, int], first: int, height: int) -> None:
     """Multiply each value by the scale of its block, in place: one product in float32, as transformers forms it.
 
     Parameters
     ----------
-    values : (..., rows, columns) float32
-    scales : (..., row blocks, column blocks) float32
-        Of the whole weight; their leading dimensions are those of `values`.
+    values : (rows, columns) float32
+    scales : (row blocks, column blocks) float32
+        Of the whole weight; those of several matrices stand below each other, as their rows do.
     block : (int, int)
     first : int
         The first row of `values` in the whole weight.
+    height : int
+        Rows of a matrix.
     """
     import numpy as np
 
-    height, width = block
-    rows, columns = values.shape[-2:]
-    of_row = scales[..., np.arange(first, first + rows) // height, :]  # (..., rows, column blocks)
+    matrix, row = np.divmod(np.arange(first, first + len(values)), height)
+    of_row = scales[matrix * -(-height // block[0]) + row // block[0]]  # (rows, column blocks)
+    width, columns = block[1], values.shape[1]
     whole = columns // width
     if whole:
-        split = (*values.shape[:-1], whole, width)
-        parts = values[..., : whole * width].reshape(split)  # a view: only the last axis is split
-        np.multiply(parts, of_row[..., :whole, None], out=parts)
+        parts = values[:, : whole * width].reshape(-1, whole, width)  # a view: only the last axis is split
+        np.multiply(parts, of_row[:, :whole, None], out=parts)
     if whole * width < columns:
-        rest = values[..., whole * width :]
-        np.multiply(rest, of_row[..., whole:], out=rest)
+        rest = values[:, whole * width :]
+        np.multiply(rest, of_row[:, whole:], out=rest)

@@ -74,9 +74,8 @@ class OpenSource:
         if self._scaled is not None:
             size = (last - first) * columns
             raw = self._stored(self._scaled.stored, columns, first, last, buffer[4 * size :])
-            shape = (last - first, *tensor.shape[1:])
-            out = buffer[: 4 * size].view(np.float32).reshape(shape)
-            return self._scaled.products(raw.view(np.uint8).reshape(shape), first, out).reshape(-1, columns)
+            out = buffer[: 4 * size].view(np.float32).reshape(-1, columns)
+            return self._scaled.products(raw.view(np.uint8), first, out)
         return self._stored(tensor, columns, first, last, buffer)
 
     def _stored(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
@@ -95,8 +94,10 @@ class TensorJob:
     def __init__(self, info: TensorInfo, outcome: Outcome, source: OpenSource, check: bool) -> None:
         self.info, self.outcome = info, outcome
         self._source = source
-        # A vector is as good as a column: its blocks are as long.
-        self.rows, self.columns = (info.shape[0], prod(info.shape[1:])) if info.shape else (1, 1)
+        # A vector is as good as a column: its blocks are as long. Several matrices are as good as one below the other.
+        self.rows, self.columns = (
+            (prod(info.shape[:-1]), info.shape[-1]) if len(info.shape) > 1 else (prod(info.shape), 1)
+        )
         self.out_dtype = numpy_dtype(info.dtype)
         self.work_dtype = work_dtype(self.out_dtype)
         self._error = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,10 @@ def in_eight_bits(directory: Path) -> set[str]:
 def stored(directory: Path) -> Tensors:
     """Every tensor of a checkpoint."""
     return {name: t for shard in directory.glob("*.safetensors") for name, t in load_file(shard).items()}
+
+
+def unlisted(base: Path, directory: Path) -> Path:
+    """The same base of a family that nobody knows, whose modules are those that its tensors are called by."""
+    shutil.copytree(base, directory)
+    edit_json(directory / "config.json", model_type="unlisted", architectures=["UnlistedForCausalLM"])
+    return directory

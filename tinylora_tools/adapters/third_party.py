@@ -123,7 +123,7 @@ def _in_order(
             )
         return (listed if order is None else [name for name in order if name in listed]), None
     model = open_model(base, module_order=order, numbered=not told)
-    for module, key in in_parts(base.checkpoint, model.parameters).items():
+    for module, key in in_parts(base.checkpoint, model.architecture).items():
         if adapter.adapts(module):
             raise refusal_of_parts(base.checkpoint, module, key)
     names = [m.name for m in model.modules.values() if m.kind == "Linear" and adapter.adapts(m.name)]

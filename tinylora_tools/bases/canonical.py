@@ -50,7 +50,7 @@ def modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None, 
                 refuse_packed(base.checkpoint, known[name].tensor.name)
             return [known[name] for name in names]
     absent = next(name for name in names if name not in known)
-    refuse_in_parts(base.checkpoint, model.parameters, absent)
+    refuse_in_parts(base.checkpoint, model.architecture, absent)
     raise MismatchError(
         f"the base has no module {absent}",
         where=base.path,

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import TinyLoraError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import DTYPE_OF, FLOAT_NAMES
+from .architecture import Architecture
 from .scaled_weight import companions_of
 from .tensor_names import BaseNames, TiedGroup
 
@@ -108,28 +109,26 @@ def plain_group(names: BaseNames, parameter: str) -> TiedGroup:
     return group
 
 
-def in_parts(base: Checkpoint, parameters: Mapping[str, str]) -> dict[str, str]:
+def in_parts(base: Checkpoint, architecture: Architecture | None) -> dict[str, str]:
     """Modules that hold no weight but what a packed one is made up of (`qweight`, `weight_packed`, `W_q`), by their
-    names in the model, with one of these tensors. A module that holds others isn't meant, whatever buffers it has.
-
-    Parameters
-    ----------
-    base : Checkpoint
-    parameters : Mapping[str, str]
-        Parameters' names in the model to the tensors that hold them.
-    """
+    names in the model, with one of these tensors. A module that holds others isn't meant, whatever buffers it has."""
     found: dict[str, str] = {}
-    for parameter, key in parameters.items():
-        owner = _owner_in_parts(parameter)
-        if owner and f"{owner}.weight" not in parameters and is_packed(base.stored(key).dtype):
+    for key in base.shard_of:
+        owner = _owner_in_parts(key)
+        if owner and f"{owner}.weight" not in base and is_packed(base.stored(key).dtype):
             found.setdefault(owner, key)
-    holding = {_owner_in_parts(parameter).rpartition(".")[0] for parameter in parameters} if found else set()
-    return {owner: key for owner, key in found.items() if owner not in holding}
+    if not found:
+        return found
+    holding = {_owner_in_parts(key).rpartition(".")[0] for key in base.shard_of}
+    weights = {f"{owner}.weight": key for owner, key in found.items() if owner not in holding}
+    named = architecture.described(None).parameters_of([*base.shard_of, *weights]) if architecture else {}
+    parameter_of = {key: parameter for parameter, key in named.items()}
+    return {parameter_of.get(weight, weight).removesuffix(".weight"): key for weight, key in weights.items()}
 
 
-def refuse_in_parts(base: Checkpoint, parameters: Mapping[str, str], module: str) -> None:
-    """Raise UnsupportedError if a targeted module is stored in parts; `parameters` as `in_parts`."""
-    key = in_parts(base, parameters).get(module)
+def refuse_in_parts(base: Checkpoint, architecture: Architecture | None, module: str) -> None:
+    """Raise UnsupportedError if a targeted module is stored in parts."""
+    key = in_parts(base, architecture).get(module)
     if key is not None:
         raise refusal_of_parts(base, module, key)
 

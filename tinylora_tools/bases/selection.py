@@ -79,7 +79,7 @@ def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) 
     config.check_targets()
     wanted = config.target_modules if config.target_modules is not None else default_targets(model, base.path)
     settled = replace(config, target_modules=wanted)
-    parts = in_parts(base, model.parameters)
+    parts = in_parts(base, model.architecture)
     matching = {module for module in parts if wanted == ALL_LINEAR or settled.matches(module)}
     parameters = {
         module for module in matching if parts[module].endswith(BLOCKS)

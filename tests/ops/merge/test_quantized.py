@@ -12,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 from damage import edit_json
-from quantized_bases import BLOCKS, adapted, in_eight_bits, loaded, logits, quantized, saved_model, stored
+from quantized_bases import BLOCKS, adapted, in_eight_bits, loaded, logits, quantized, saved_model, stored, unlisted
 from safetensors.torch import load_file, save_file
 from transformers import GptOssConfig, Qwen3Config, Qwen3MoeConfig
 
 from tinylora_tools import TinyLoraConfig, init, load_adapter
+from tinylora_tools.bases.dequantizing import dequantizing
 from tinylora_tools.errors import UnsupportedError
-from tinylora_tools.formats.checkpoint import read_checkpoint
+from tinylora_tools.formats.checkpoint import Checkpoint, read_checkpoint
+from tinylora_tools.formats.memory_file import MemoryFile
 from tinylora_tools.ops.merge.digest import merged_digest
+from tinylora_tools.ops.merge.quantized import dequantize
 from tinylora_tools.ops.merge.run import merge
+from tinylora_tools.ops.merge.words import Outcome, Settled, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -249,12 +253,12 @@ def test_experts_are_left_alone(experts: Path, tmp_path: Path) -> None:
 
 def test_an_expert_takes_its_layer_s_with_it(experts: Path, tmp_path: Path) -> None:
     """Adapters of transformers 4 have each expert; it and vLLM take a layer's for one."""
-    targets = TinyLoraConfig(
-        r=2, u=5, target_modules=r"model\.layers\.1\.mlp\.experts\.2\.up_proj", init_weights="uniform"
-    )
-    init(experts, tmp_path / "adapter", targets, release="4")
+    base, target = unlisted(experts, tmp_path / "base"), "model.layers.1.mlp.experts.2.up_proj"
+    config = TinyLoraConfig(r=2, u=5, target_modules=(target,), fan_in_fan_out=False)
+    init(base, tmp_path / "adapter", config, module_order=[target])
     own = loaded(experts).state_dict()
-    report = merge(tmp_path / "adapter", tmp_path / "merged", experts, scale=0.0)
+    report = merge(tmp_path / "adapter", tmp_path / "merged", base)  # its v is zero
+    edit_json(tmp_path / "merged" / "config.json", model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"])
     assert (report.modules_merged, report.tensors_dequantized) == (1, 11)
     found = loaded(tmp_path / "merged").state_dict()
     assert found.keys() == own.keys()
@@ -325,8 +329,10 @@ def test_compressed_tensors(tmp_path: Path) -> None:
     quantized(
         base, lambda name: "_proj" in name, settings, block=(1, 64), scale=torch.float32, scale_name="weight_scale"
     )
-    targets = r"model\.layers\.1\.(self_attn\.q_proj|mlp\.experts\.2\.up_proj)"
-    init(base, tmp_path / "adapter", TinyLoraConfig(r=2, u=5, target_modules=targets), release="4")
+    base = unlisted(base, tmp_path / "unlisted")
+    targets = ("model.layers.1.self_attn.q_proj", "model.layers.1.mlp.experts.2.up_proj")
+    config = TinyLoraConfig(r=2, u=5, target_modules=targets, fan_in_fan_out=False)
+    init(base, tmp_path / "adapter", config, module_order=targets)
     merge(tmp_path / "adapter", tmp_path / "merged", base)
     before, found = stored(base), stored(tmp_path / "merged")
     plain = [f"model.layers.1.{name}" for name in (Q, K, V)]
@@ -365,3 +371,28 @@ def test_the_bytes_are_the_same_for_every_number_of_threads(qwen3: Path, adapter
         assert path.read_bytes() == (tmp_path / "three" / path.name).read_bytes()
     opened = load_adapter(adapter, base=qwen3)
     assert merged_digest(opened, qwen3, threads=1) == merged_digest(opened, qwen3, threads=2)
+
+
+def test_settings_of_a_model_inside_another() -> None:
+    """They change beside what else does in the same place, such as a tie."""
+    key = "model.language_model.layers.0.mlp.up_proj"
+    weights = {f"{key}.weight": np.ones((4, 4), ml_dtypes.float8_e4m3fn), f"{key}.weight_scale_inv": np.ones((1, 1))}
+    weights |= {f"{key[:-7]}down_proj.{name.rpartition('.')[2]}": array[:, :1] for name, array in weights.items()}
+    file = MemoryFile(Path("base"), weights)
+    config = {"text_config": {"a": 1, "quantization_config": {"quant_method": "fp8"}}}
+    base = dequantizing(Checkpoint(Path("base"), config, (file,), dict.fromkeys(weights, 0)))
+    untied = {"tie_word_embeddings": False, "text_config": {**config["text_config"], "tie_word_embeddings": False}}
+
+    def changed(*, everything: bool) -> dict[str, Any]:
+        source = Source(base.source(f"{key}.weight"), base.info(f"{key}.weight"))
+        settled = Settled(outcomes={f"{key}.weight": Outcome(source)})
+        return dequantize(base, settled, untied, everything=everything)
+
+    assert changed(everything=True) == {
+        "tie_word_embeddings": False,
+        "text_config": {"a": 1, "tie_word_embeddings": False},
+    }
+    found = changed(everything=False)
+    listed = found["text_config"].pop("quantization_config")["modules_to_not_convert"]
+    assert listed == ["lm_head", key]
+    assert found == changed(everything=True)

@@ -57,10 +57,9 @@ def plan_merge(
     names = BaseNames(checkpoint, base.architecture if base.config else adapters[0].architecture)
     changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
-    config = dequantize(checkpoint, settled, everything=dtype != "auto")
+    untied = names.untied_config() if settled.tied == "untied" else {}
+    config = dequantize(checkpoint, settled, untied, everything=dtype != "auto")
     files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
-    if settled.tied == "untied":
-        config |= names.untied_config()
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)

@@ -41,7 +41,7 @@ def refuse_other_dtype(base: Checkpoint, dtype: str) -> None:
         )
 
 
-def dequantize(base: Checkpoint, settled: Settled, *, everything: bool) -> dict[str, Any]:
+def dequantize(base: Checkpoint, settled: Settled, config: Mapping[str, Any], *, everything: bool) -> dict[str, Any]:
     """Add what is dequantized besides the weights that change to `settled`, and the tensors that go with it; returns
     the entries of config.json that change.
 
@@ -49,6 +49,8 @@ def dequantize(base: Checkpoint, settled: Settled, *, everything: bool) -> dict[
     ----------
     base : Checkpoint
     settled : Settled
+    config : Mapping
+        The entries of config.json that change for other reasons.
     everything : bool
         Or else what may be joined with a weight that changes.
     """
@@ -59,8 +61,8 @@ def dequantize(base: Checkpoint, settled: Settled, *, everything: bool) -> dict[
         settled.outcomes[name] = Outcome(Source(scaled[name], base.info(name)))
     settled.dropped.update(companion for name in plain for companion in scaled[name].companions)
     if plain and plain == scaled.keys() and not unread(base):
-        return _without_settings(base)
-    return _with_skipped(base, plain, settled.added, scaled.keys())
+        return {**config, **_without_settings(base, config)}
+    return {**config, **_with_skipped(base, config, plain, settled.added, scaled.keys())}
 
 
 def _company(name: str, weight: ScaledWeight) -> tuple[str, int]:
@@ -72,14 +74,14 @@ def _company(name: str, weight: ScaledWeight) -> tuple[str, int]:
     return name.rpartition(".")[0].rpartition(".")[0], weight.stored.shape[-1]
 
 
-def _without_settings(base: Checkpoint) -> dict[str, Any]:
+def _without_settings(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json's entry without the settings: nothing is quantized any more."""
     path, _ = settings_of(base.config)
-    return _replaced(base.config or {}, path, None) if path else {}
+    return _replaced({**(base.config or {}), **config}, path, None) if path else {}
 
 
 def _with_skipped(
-    base: Checkpoint, plain: Collection[str], added: Iterable[str], scaled: Collection[str]
+    base: Checkpoint, config: Mapping[str, Any], plain: Collection[str], added: Iterable[str], scaled: Collection[str]
 ) -> dict[str, Any]:
     """The settings with the names of what is plain now."""
     path, settings = settings_of(base.config)
@@ -98,7 +100,7 @@ def _with_skipped(
     if not lists or not new:
         return {}
     changed = {key: list(dict.fromkeys([*names, *new])) for key, names in lists.items()}
-    return _replaced(base.config or {}, path, {**settings, **changed})
+    return _replaced({**(base.config or {}), **config}, path, {**settings, **changed})
 
 
 def _skipped(name: str, *, whole: bool) -> str:

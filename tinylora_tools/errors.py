@@ -6,7 +6,7 @@
     ├── FormatError        a file is damaged, or isn't what it says it is
     ├── MismatchError      files that are sound by themselves don't belong together
     ├── UndeterminedError  the answer isn't in the files that were given (module order, a lost seed)
-    ├── UnsupportedError   understood, and refused by name (a quantized base, a tie that can't be undone)
+    ├── UnsupportedError   understood, and refused by name (a quantized weight, a tie that can't be undone)
     └── OutputError        the result has no place to go (it exists, the disk is full)
 
 The command line turns these, and what the operating system says of a file (OSError), into a message and exit code 1.

@@ -47,6 +47,21 @@ def test_guokakus_checkpoint_has_to_hold_the_base(tinylora: Run, tmp_path: Path)
     assert "model.layers.1.mlp.up_proj.weight isn't the base's" in result.err
 
 
+@pytest.mark.parametrize("form", ["weight", "qweight"])
+def test_factors_of_quantized_weights_are_refused(form: str, tinylora: Run, tmp_path: Path) -> None:
+    source, base = tmp_path / "source", tmp_path / "base"
+    projects.PROJECTS["anrgusc"][0](QWEN2, source)
+    shutil.copytree(QWEN2, base)
+    state = load_file(base / "model.safetensors")
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        state[name.replace("weight", form)] = state.pop(name).to(torch.uint8)
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    result = tinylora("convert", "peft", source, "-o", tmp_path / "o", "--base", base, *options("anrgusc", source))
+    assert result.code == 1
+    assert "the base is quantized" in result.err
+    assert form in result.err
+
+
 @pytest.mark.parametrize("dialect", ["anrgusc", "spuuntries"])
 def test_a_merged_checkpoint_tells_the_signs(
     dialect: str, tinylora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

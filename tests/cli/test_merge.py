@@ -16,8 +16,8 @@ Run = Callable[..., Any]
 Copied = Callable[[str], tuple[Path, Path]]
 
 MERGE_KEYS = {
-    "output", "base", "adapters", "dry_run", "modules_merged", "tensors_replaced", "tensors_copied", "bytes_written",
-    "seconds", "tied", "head", "delta_error", "modules", "warnings",
+    "output", "base", "adapters", "dry_run", "modules_merged", "tensors_replaced", "tensors_copied",
+    "tensors_dequantized", "bytes_written", "seconds", "tied", "head", "delta_error", "modules", "warnings",
 }  # fmt: skip
 
 

@@ -72,17 +72,25 @@ def test_moved_base_is_a_warning(copied: Copied, tinylora: Run, tmp_path: Path) 
     assert "have changed since the adapter's factors were computed" in result.err
 
 
-def test_quantized_bases(copied: Copied, refused: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "method"), [({"quant_method": "gptq", "bits": 4}, "gptq"), ({"load_in_4bit": True}, "bitsandbytes")]
+)
+def test_quantized_targets(
+    settings: dict[str, Any], method: str, copied: Copied, refused: Callable[..., str], tinylora: Run, tmp_path: Path
+) -> None:
+    """A base is quantized tensor by tensor: only those that the adapter changes matter."""
     adapter, base = copied("peft020-tiny")
-    for settings, name in (({"quant_method": "gptq", "bits": 4}, "gptq"), ({"load_in_4bit": True}, "bitsandbytes")):
-        edit_json(base / "config.json", quantization_config=settings)
-        assert f"quantized ({name})" in refused(adapter, base)
-    config = json.loads((base / "config.json").read_text())
-    del config["quantization_config"]
-    (base / "config.json").write_text(json.dumps(config))
+    edit_json(base / "config.json", quantization_config=settings)
+    assert tinylora("merge", adapter, "--base", base, "-o", tmp_path / "plain").code == 0
     name = "model.layers.0.self_attn.q_proj.weight"
     edit(base / "model.safetensors", lambda t: t.update({name: t[name].astype(np.int8)}))
-    assert f"{name} is stored as I8" in refused(adapter, base)
+    message = refused(adapter, base)
+    assert f"{name} is stored as I8: the base is quantized ({method})" in message
+    assert "Use the unquantized model" in message
+    assert ("model.dequantize()" in message) == (method == "bitsandbytes")
+    owner = name.removesuffix(".weight")
+    edit(base / "model.safetensors", lambda t: t.update({f"{owner}.qweight": t.pop(name).astype(np.int32)}))
+    assert f"{owner} is stored as {owner}.qweight (I32): the base is quantized ({method})" in refused(adapter, base)
 
 
 def test_fused_experts(copied: Copied, refused: Callable[..., str]) -> None:

@@ -208,10 +208,15 @@ def test_nan_in_a_weight_is_named(base: Path, tmp_path: Path) -> None:
         factor(base, tmp_path / "f.safetensors", LINEAR)
 
 
-def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_quantized_target_is_refused(base: Path, tmp_path: Path) -> None:
+    """What else the configuration calls quantized doesn't matter."""
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    with pytest.raises(UnsupportedError, match="quantized"):
+    assert len(factor(base, tmp_path / "plain.safetensors", LINEAR).modules) == 14
+    state = load_file(base / "model.safetensors")
+    state["model.layers.1.mlp.up_proj.qweight"] = state.pop("model.layers.1.mlp.up_proj.weight").int()
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedError, match=r"up_proj.qweight \(I32\): the base is quantized \(gptq\)"):
         factor(base, tmp_path / "f.safetensors", LINEAR)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..bases.base import Base
 from ..bases.listing import listed_model
 from ..bases.modules import ModelModules, open_model
+from ..bases.quantization import in_parts, refusal_of_parts, refuse_packed
 from ..bases.selection import shortest_targets
 from ..bases.weights import over_modules, torch_threads
 from ..core.streams.projection import DEFAULT_STREAM
@@ -123,6 +124,9 @@ def _in_order(
             )
         return (listed if order is None else [name for name in order if name in listed]), None
     model = listed_model(open_model(base, numbered=not told and order is None), order, base.path)
+    for module, key in in_parts(base.checkpoint, model.architecture).items():
+        if adapter.adapts(module):
+            raise refusal_of_parts(base.checkpoint, module, key)
     names = [m.name for m in model.modules.values() if m.kind == "Linear" and adapter.adapts(m.name)]
     absent = sorted(set(listed) - set(names))
     if absent or not names:
@@ -176,6 +180,8 @@ def _factors(
                 where=adapter.path,
                 hint=_name_the_base(),
             )
+        for name in names:
+            refuse_packed(base.checkpoint, model.modules[name].tensor.name)
         computed = ComputedFactors(adapter, P, base, where, answers.against)
         if answers.against is None:
             notes.append(

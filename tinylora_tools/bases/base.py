@@ -11,6 +11,7 @@ from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint, is_checkpoint, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
 from .architecture import Architecture, from_config
+from .dequantizing import dequantizing
 
 
 class Base:
@@ -44,8 +45,9 @@ class Base:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The headers of its weights; raises as `read_checkpoint`."""
-        return read_checkpoint(self.path, self.config)
+        """The headers of its weights, where 8-bit floats with scales are read as what they stand for; raises as
+        `read_checkpoint`."""
+        return dequantizing(read_checkpoint(self.path, self.config))
 
     @property
     def unknown(self) -> str:

@@ -21,7 +21,8 @@ from ..formats.tensors import FLOAT_NAMES, float_dtype
 from ..progress import Progress
 from .base import Base
 from .modules import Module, architecture_for, model_modules, open_model
-from .selection import select
+from .quantization import refuse_in_parts, refuse_packed
+from .selection import select_plain
 from .weights import as_matrix, fingerprint, over_modules
 
 
@@ -49,13 +50,17 @@ def modules_of(
 def _modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None) -> list[Module]:
     if names is None:
         model = open_model(base, task_type=config.task_type)
-        return list(select(model, config, base.path).modules)
+        return list(select_plain(base.checkpoint, model, config).modules)
     architecture = architecture_for(base, config.task_type)
     for release in (None, "4") if architecture else (None,):
-        known = model_modules(base.checkpoint, architecture, release=release).modules
+        model = model_modules(base.checkpoint, architecture, release=release)
+        known = model.modules
         if all(name in known for name in names):
+            for name in names:
+                refuse_packed(base.checkpoint, known[name].tensor.name)
             return [known[name] for name in names]
     absent = next(name for name in names if name not in known)
+    refuse_in_parts(base.checkpoint, model.architecture, absent)
     raise MismatchError(
         f"the base has no module {absent}",
         where=base.path,

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ..formats.memory_file import MemoryFile
+from ..formats.tensors import TensorFile
 from .base import Base
 from .modules import Module
+from .scaled_weight import ScaledWeight
 
 #: How much of the memory at hand weights may take.
 _SHARE = 0.5
@@ -31,8 +34,14 @@ def hold(base: Base, modules: Sequence[Module]) -> list[str]:
             f"the targeted weights, {needed / 1e9:.3g} GB, don't fit into half of the {at_hand / 1e9:.3g} GB of memory "
             "at hand: they are read three times, for their fingerprint, for the factors and for the sums"
         ]
-    base.checkpoint = base.checkpoint.holding({name: base.checkpoint.read(name) for name in infos})
+    base.checkpoint = base.checkpoint.reading({name: _in_memory(base.checkpoint.source(name), name) for name in infos})
     return []
+
+
+def _in_memory(source: TensorFile, name: str) -> TensorFile:
+    return (
+        source.in_memory() if isinstance(source, ScaledWeight) else MemoryFile(source.path, {name: source.read(name)})
+    )
 
 
 def memory_at_hand() -> int:

@@ -12,7 +12,6 @@ from ..wording import argument
 from .architecture import Architecture, for_task, order_hint
 from .base import Base
 from .layout import KINDS, generalised
-from .quantization import refuse_quantized
 
 #: Last parts of names that are embeddings by convention, where no architecture tells.
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")
@@ -197,12 +196,9 @@ def open_model(
 
     Raises
     ------
-    UnsupportedError
-        If the base is quantized.
     UndeterminedError
         If the order isn't known and has to be.
     """
-    refuse_quantized(base.checkpoint)
     architecture = architecture_for(base, task_type)
     order = None if module_order is None else list(module_order)
     try:

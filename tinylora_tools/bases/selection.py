@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
+from ..formats.checkpoint import Checkpoint
 from ..formats.peft_config import ALL_LINEAR, TinyLoraConfig
 from ..wording import argument
 from .modules import ModelModules, Module
+from .quantization import BLOCKS, in_parts, refusal_of_parts, refuse_packed
 
 #: From so many targets on, PEFT looks for fewer that select the same.
 _MANY = 20
@@ -62,6 +64,37 @@ def select(model: ModelModules, config: TinyLoraConfig, where: Path) -> Selectio
     if not matching:
         raise _nothing(model, settled, where)
     return Selection(matching, wanted)
+
+
+def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) -> Selection:
+    """The modules that PEFT would adapt, whose weights are plain numbers, or read as such.
+
+    Raises
+    ------
+    UnsupportedError
+        If one of them is quantized otherwise.
+    TinyLoraError
+        As `select`.
+    """
+    config.check_targets()
+    wanted = config.target_modules if config.target_modules is not None else default_targets(model, base.path)
+    settled = replace(config, target_modules=wanted)
+    parts = in_parts(base, model.architecture)
+    matching = {module for module in parts if wanted == ALL_LINEAR or settled.matches(module)}
+    parameters = {
+        module for module in matching if parts[module].endswith(BLOCKS)
+    }  # of experts, which PEFT leaves alone
+    for module in sorted(matching - parameters):
+        raise refusal_of_parts(base, module, parts[module])
+    try:
+        selection = select(model, config, base.path)
+    except MismatchError:
+        for module in sorted(parameters):
+            raise refusal_of_parts(base, module, parts[module]) from None
+        raise
+    for targeted in selection.modules:
+        refuse_packed(base, targeted.tensor.name)
+    return selection
 
 
 def saved_modules(model: ModelModules, config: TinyLoraConfig) -> set[str]:

@@ -97,8 +97,9 @@ def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, *
 
 def _render(report: MergeReport) -> None:
     replaced = f"{plural(report.tensors_replaced, 'tensor')} replaced, " if report.tensors_replaced else ""
+    dequantized = f"{report.tensors_dequantized} more dequantized, " if report.tensors_dequantized else ""
     copied = f"{plural(report.tensors_copied, 'tensor')} copied unchanged"
-    lines = [f"{plural(report.modules_merged, 'module')} merged, {replaced}{copied}"]
+    lines = [f"{plural(report.modules_merged, 'module')} merged, {dequantized}{replaced}{copied}"]
     if report.dry_run:
         lines.append("base not verified: a dry run reads no weights")
     if report.tied != "kept":

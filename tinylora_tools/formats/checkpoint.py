@@ -47,7 +47,7 @@ class Checkpoint:
     index : Mapping, optional
         The index file's content.
     held : Mapping[str, TensorFile]
-        Tensors that are kept in memory, and read from there.
+        Tensors that are read from elsewhere: kept in memory, or seen as what they stand for.
     notes : tuple of str
         What to know of its names.
     """
@@ -70,20 +70,28 @@ class Checkpoint:
         return name in self.shard_of
 
     def info(self, name: str) -> TensorInfo:
+        """A tensor as `read` gives it."""
+        return self.source(name).tensors[name]
+
+    def stored(self, name: str) -> TensorInfo:
+        """A tensor as it stands in its shard."""
         return self.shards[self.shard_of[name]].tensors[name]
 
     def source(self, name: str) -> TensorFile:
-        """The file, or the memory, that a tensor is read from."""
+        """The file, or what stands for it, that a tensor is read from."""
         return self.held.get(name) or self.shards[self.shard_of[name]]
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor as it is stored."""
+        """A tensor's values."""
         return self.source(name).read(name)
+
+    def reading(self, tensors: Mapping[str, TensorFile]) -> Checkpoint:
+        """The same checkpoint, which reads these of its tensors from elsewhere."""
+        return replace(self, held={**self.held, **tensors})
 
     def holding(self, tensors: Mapping[str, NDArray[Any]]) -> Checkpoint:
         """The same checkpoint with these of its tensors kept in memory."""
-        held = {name: MemoryFile(self.shards[self.shard_of[name]].path, {name: a}) for name, a in tensors.items()}
-        return replace(self, held={**self.held, **held})
+        return self.reading({n: MemoryFile(self.source(n).path, {n: a}) for n, a in tensors.items()})
 
     def tensor_infos(self) -> list[TensorInfo]:
         """Every tensor of the checkpoint, shard by shard, in the order of the data."""

@@ -17,8 +17,7 @@ from .. import __version__
 from ..adapters.load import ModuleOrder, order_in
 from ..bases.base import Base, open_base
 from ..bases.modules import Module, open_model, reduced_ranks, undetermined_vectors
-from ..bases.quantization import refuse_packed
-from ..bases.selection import select
+from ..bases.selection import select_plain
 from ..bases.weights import as_matrix, fingerprint, over_modules, torch_threads
 from ..core.svd.triplets import Factors, top_triplets
 from ..core.torch_arrays import array_of, check_device
@@ -113,9 +112,7 @@ def factor(
     where = check_device(device)
     order = order_in(module_order)
     model = open_model(at, task_type=config.task_type, release=release, module_order=order, numbered=False)
-    modules = select(model, config, at.path).modules
-    for module in modules:
-        refuse_packed(at.checkpoint, module.tensor.name)
+    modules = select_plain(at.checkpoint, model, config).modules
     older = _older(output, at.directory, force=force)
     if older is not None and not force:
         _refuse_another(older, at.checkpoint, modules, config.r, output)

@@ -87,7 +87,7 @@ def _loaded_from(model: Any, older: Description, stored: Mapping[str, str]) -> d
 
     found = {}
     transforms = get_model_conversion_mapping(model)
-    for pattern in Layout(older["modules"]).letters:
+    for pattern in Layout(older.get("modules", "")).letters:
         name = Renaming(older.get("stored", {})).stored(f"{pattern}.weight".replace("*", "0"))
         key = name
         for transform in transforms:

@@ -52,11 +52,12 @@ def ties_of(model_class: Any, config: Any) -> list[dict[str, Any]]:
     """
     path = text_path(config)
     states = list(_states(path))
-    everything_tied = build(model_class, _with(config, path, True, True if path else None))
+    everything_tied = _built(model_class, config, path, True, True if path else None) or build(model_class, config)
     groups = _names(everything_tied)
     if not groups:
         return []
-    together = [_names(build(model_class, _with(config, path, *state))) for state in states]
+    models = (_built(model_class, config, path, *state) for state in states)
+    together = [[] if model is None else _names(model) for model in models]
     every = {frozenset(members): members for groups in [*together, groups] for members in groups}
     found = []
     for members in sorted(every.values(), key=lambda members: -len(members)):
@@ -68,6 +69,14 @@ def ties_of(model_class: Any, config: Any) -> list[dict[str, Any]]:
 def tied_unasked(model_class: Any, config: Any) -> list[list[str]]:
     """Groups of parameters that are one tensor where the configuration doesn't say."""
     return _names(build(model_class, _with(config, text_path(config), None, None)))
+
+
+def _built(model_class: Any, config: Any, path: str, top: bool | None, text: bool | None) -> Any:
+    """The model in a state; None where its configuration refuses that."""
+    try:
+        return build(model_class, _with(config, path, top, text))
+    except Exception:
+        return None
 
 
 def _states(path: str) -> Iterator[tuple[bool | None, bool | None]]:

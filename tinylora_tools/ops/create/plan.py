@@ -14,8 +14,9 @@ from pathlib import Path
 from ...bases.base import Base
 from ...bases.listing import HOW_TO_LIST, listed_model
 from ...bases.modules import ModelModules, Module, open_model, reduced_ranks
-from ...bases.quantization import refuse_packed
-from ...bases.selection import Selection, saved_modules, select
+from ...bases.quantization import is_packed, refuse_packed
+from ...bases.scaled_weight import companions_of
+from ...bases.selection import Selection, saved_modules, select, select_plain
 from ...bases.tensor_names import in_numbered_layer
 from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError
@@ -133,11 +134,9 @@ def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig, adapte
     config.check()
     if model.architecture is None and config.fan_in_fan_out:
         model = _of_conv1d(model)
-    selection = select(model, config, base.path)
+    selection = select_plain(base.checkpoint, model, config)
     modules = selection.modules
     config.check(len(modules))
-    for module in modules:
-        refuse_packed(base.checkpoint, module.tensor.name)
     settled = replace(
         config,
         target_modules=selection.target_modules,
@@ -218,15 +217,20 @@ def _copies(model: ModelModules, selection: Selection, config: TinyLoraConfig, b
     """Biases, embeddings and modules_to_save, which the file holds whole."""
     targeted = {module.name for module in selection.modules}
     whole = saved_modules(model, config)
+    scales = companions_of(base)
 
     def copy(parameter: str, part: str) -> NewTensor:
         owner, _, last = parameter.rpartition(".")
         info = base.info(model.parameters[parameter])
+        if is_packed(info.dtype):
+            refuse_packed(base, info.name)
         return NewTensor(base_key(owner, last, wrapped=owner in targeted), part, info.dtype, info.shape, source=info)
 
     found: list[NewTensor] = []
     for parameter in model.parameters:
         owner, _, last = parameter.rpartition(".")
+        if model.parameters[parameter] in scales:
+            continue
         saved = next((name for name in sorted(whole, key=len) if f"{owner}.".startswith(f"{name}.")), None)
         if saved is not None:
             found.append(copy(parameter, "saved"))

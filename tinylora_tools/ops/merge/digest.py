@@ -40,7 +40,7 @@ def _data(file: OutputFile, pool: ThreadPoolExecutor, buffers: Buffers, threads:
     """The bytes behind a file's header, in their order."""
     for info, outcome in file.tensors:
         source = outcome.source
-        if not outcome.updates and source.tensor.dtype == info.dtype:
+        if outcome.is_copy(info):
             yield from source.file.pieces(source.tensor.name)
         elif info.nbytes:
             yield from _summed(TensorJob(info, outcome, OpenSource(source.file), False), pool, buffers, threads)

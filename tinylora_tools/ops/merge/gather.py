@@ -11,7 +11,7 @@ import numpy as np
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
 from ...bases.orientation import factored_as_stored, is_transposed
-from ...bases.quantization import refuse_packed
+from ...bases.quantization import plain_group
 from ...bases.tensor_names import BaseNames
 from ...core.residual import Triplets
 from ...errors import MismatchError, UnsupportedError
@@ -35,10 +35,10 @@ def gather(
     changes: dict[str, Change] = {}
     for adapter, scale in zip(adapters, scales, strict=True):
         for parameter, update in _updates(adapter, scale, names, release):
-            known = changes.get(parameter) or Change(names.group(parameter))
+            known = changes.get(parameter) or Change(plain_group(names, parameter))
             changes[parameter] = replace(known, updates=(*known.updates, update))
         for parameter in adapter.header.replaced:
-            known = changes.get(parameter) or Change(names.group(parameter))
+            known = changes.get(parameter) or Change(plain_group(names, parameter))
             if len(adapter.header.replaced[parameter].tensor.shape) > 1:  # norms and the like are tied to nothing
                 names.require_known(parameter.rpartition(".")[0])
             changes[parameter] = _replaced(known, parameter, adapter, names)
@@ -49,9 +49,8 @@ def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | No
     """Each module's update, with its parameter's name in the model."""
     for module, R in projected_vectors(adapter, scale).items():
         parts, parameter = adapter.modules[module], f"{module}.weight"
-        stored = names.group(parameter).stored
+        stored = plain_group(names, parameter).stored
         names.require_updatable(module)
-        refuse_packed(names.base, stored)
         dtype = numpy_dtype(names.base.info(stored).dtype)
         file, replaced = adapter.header.file, adapter.header.replaced.get(parameter)
         transposed = is_transposed(

@@ -21,18 +21,16 @@ def layout(base: Checkpoint, names: BaseNames, number: int, settled: Settled, dt
     for name in shard.tensors:
         if isinstance(shard, TorchFile) and name in shard.aliases and names.tied and name not in settled.outcomes:
             continue  # a tied tensor that the pickle lists twice; safetensors files hold it once
+        if name in settled.dropped:
+            continue
         wanted.append((name, name))
         wanted += [(new, name) for new, stored in settled.added.items() if stored == name]
-    outcomes = [
-        settled.outcomes[name]
-        if name in settled.outcomes and base.shard_of.get(like) == number
-        else Outcome(Source(shard, shard.tensors[like]))
-        for name, like in wanted
-    ]
-    entries = [
-        (name, _output_dtype(shard.tensors[like].dtype, dtype), outcome.source.tensor.shape)
-        for (name, like), outcome in zip(wanted, outcomes, strict=True)
-    ]
+    entries, outcomes = [], []
+    for name, like in wanted:
+        settles = name in settled.outcomes and base.shard_of.get(like) == number
+        outcomes.append(settled.outcomes[name] if settles else Outcome(Source(shard, shard.tensors[like])))
+        stored = base.info(like) if settles else shard.tensors[like]  # a quantized one is settled as plain numbers
+        entries.append((name, _output_dtype(stored.dtype, dtype), outcomes[-1].source.tensor.shape))
     kept = entries == [(info.name, info.dtype, info.shape) for info in shard.tensors.values()]
     if kept and isinstance(shard, SafetensorsFile) and shard.header:
         header, places = shard.header, dict(shard.tensors)
@@ -64,7 +62,7 @@ def index_of(base: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
         if base.shard_of.get(info.name) == number or info.name not in base.shards[number].tensors
     }
     kept_size = all(
-        info.nbytes == base.info(info.name).nbytes for f in files for info, _ in f.tensors if info.name in base
+        info.nbytes == base.stored(info.name).nbytes for f in files for info, _ in f.tensors if info.name in base
     )
     if kept_size and weight_map == base.index["weight_map"]:
         return (base.path / SAFETENSORS_INDEX).read_bytes()

@@ -7,11 +7,9 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ...adapters.load import Adapter
 from ...bases.base import Base
-from ...bases.quantization import refuse_quantized
 from ...bases.tensor_names import BaseNames, TiedGroup
 from ...errors import MismatchError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
@@ -19,6 +17,7 @@ from ...wording import argument
 from .gather import gather, same
 from .head import with_head
 from .layout import index_of, layout
+from .quantized import dequantize, refuse_other_dtype
 from .words import Change, MergePlan, Outcome, Settled, Source
 
 
@@ -55,22 +54,23 @@ def plan_merge(
     MismatchError, UndeterminedError, UnsupportedError
         For whatever can't be merged faithfully, by name.
     """
-    refuse_quantized(base.checkpoint)
     fitted = with_head(base, adapters, pad_token_id=pad_token_id)
     base, checkpoint = fitted.base, fitted.base.checkpoint
+    if dtype != "auto":
+        refuse_other_dtype(checkpoint, dtype)
     # Of a base that has no config.json, the adapter may tell the class.
-    names = BaseNames(checkpoint, base.architecture if base.config else adapters[0].architecture)
+    names = BaseNames(checkpoint, base.architecture or (None if base.config else adapters[0].architecture))
     changes = gather(adapters, scales, names, release)
     settled = _settle(names, changes, share=tied == "share")
+    untied = names.untied_config() if settled.tied == "untied" else {}
+    config = dequantize(checkpoint, settled, untied, everything=dtype != "auto")
     files = tuple(layout(checkpoint, names, number, settled, dtype) for number in range(len(checkpoint.shards)))
-    config: dict[str, Any] = dict(fitted.config)
-    if settled.tied == "untied":
-        config |= names.untied_config()
+    config = dict(fitted.config) | config
     if dtype != "auto":
         known = [key for key in ("dtype", "torch_dtype") if key in (base.config or {})]
         config |= dict.fromkeys(known or ["torch_dtype"], dtype)
     return MergePlan(
-        files=files,
+        files=tuple(file for file in files if file.tensors),  # a shard may have held nothing but scales
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,

@@ -14,6 +14,7 @@ from ...core.residual import OTHER_WEIGHT, verdict_on
 from ...errors import MismatchError
 from ...formats.tensors import FLOAT_NAMES
 from ...wording import argument
+from .quantized import has_fixed_dtypes
 from .tensor import BaseCheck, TensorResult
 from .words import MergePlan, NewHead
 
@@ -35,7 +36,11 @@ class MergedModule:
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What a merge did, or with `dry_run` would do (then nothing is known of the updates)."""
+    """What a merge did, or with `dry_run` would do (then nothing is known of the updates).
+
+    `tensors_dequantized` counts the base's quantized weights that are written as plain numbers besides those that were
+    merged.
+    """
 
     output: str
     base: str
@@ -44,6 +49,7 @@ class MergeReport:
     modules_merged: int
     tensors_replaced: int
     tensors_copied: int
+    tensors_dequantized: int
     bytes_written: int
     seconds: float
     tied: str
@@ -67,15 +73,17 @@ def report_of(
     """The report of a merge; `notes` are warnings beside those on the adapters and the plan."""
     of_base = {shard.path for shard in base.checkpoint.shards}
     plain = [outcome for outcome in plan.outcomes if not outcome.updates]
-    copied = sum(outcome.source.file.path in of_base for outcome in plain)
+    dequantized = sum(outcome.dequantized for outcome in plain)
+    copied = sum(outcome.source.file.path in of_base for outcome in plain) - dequantized
     return MergeReport(
         output=str(output),
         base=str(base.path),
         adapters=[str(adapter.path) for adapter in adapters],
         dry_run=dry_run,
         modules_merged=len({update.module for outcome in plan.outcomes for update in outcome.updates}),
-        tensors_replaced=len(plain) - copied,
+        tensors_replaced=len(plain) - copied - dequantized,
         tensors_copied=copied,
+        tensors_dequantized=dequantized,
         bytes_written=plan.size,
         seconds=round(seconds, 3),
         tied=plan.tied,
@@ -86,7 +94,7 @@ def report_of(
             *notes_of(adapters),
             *plan.warnings,
             *notes,
-            *_loss_warnings(results, plan),
+            *_loss_warnings(results, plan, base),
             *_base_warnings(results),
         ],
     )
@@ -140,13 +148,13 @@ def _base_warnings(results: Sequence[TensorResult]) -> list[str]:
     ]
 
 
-def _loss_warnings(results: Sequence[TensorResult], plan: MergePlan) -> list[str]:
+def _loss_warnings(results: Sequence[TensorResult], plan: MergePlan, base: Base) -> list[str]:
     loss = share_lost(results)
     if loss <= LOST_UPDATE:
         return []
     dtypes = sorted({info.dtype for file in plan.files for info, outcome in file.tensors if outcome.updates})
+    wider = "" if has_fixed_dtypes(base.checkpoint) else f"Merge with {argument('dtype', 'float32')}, or serve"
     return [
         f"rounding to {' and '.join(FLOAT_NAMES[dtype] for dtype in dtypes)} changes the update by {loss:.0%} of its "
-        f"size: it is too small for the weights' precision. Merge with {argument('dtype', 'float32')}, or serve the "
-        "adapter unmerged"
+        f"size: it is too small for the weights' precision. {wider or 'Serve'} the adapter unmerged"
     ]

@@ -206,7 +206,9 @@ def _write_texts(directory: Path, base: Base, plan: MergePlan) -> None:
     if plan.index is not None:
         (directory / SAFETENSORS_INDEX).write_bytes(plan.index)
     if plan.config and base.config is not None:
-        text = json.dumps({**base.config, **plan.config}, indent=2, ensure_ascii=False) + "\n"
+        gone = {key for key, value in plan.config.items() if value is None}
+        config = {key: value for key, value in {**base.config, **plan.config}.items() if key not in gone}
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (directory / "config.json").write_text(text, "utf-8")
 
 

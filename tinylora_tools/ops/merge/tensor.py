@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...bases.scaled_weight import ScaledWeight
 from ...core.block_sum import BlockAdder, BlockSum, work_dtype
 from ...core.lowrank import left_factor, squared_norm, training_dtype
 from ...core.residual import BaseResidual, Triplets
@@ -49,6 +50,8 @@ class OpenSource:
     """A tensor file that is read from by several threads."""
 
     def __init__(self, file: TensorFile) -> None:
+        self._scaled = file if isinstance(file, ScaledWeight) else None
+        file = file.weight if isinstance(file, ScaledWeight) else file
         self._file = file
         on_disk = file.file if isinstance(file, RenamedFile) else file
         self._opened = on_disk.opened if isinstance(on_disk, SafetensorsFile) else None
@@ -68,7 +71,16 @@ class OpenSource:
             target.write_at(data[offset : offset + size].data, start)
 
     def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
-        """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
+        """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory; those of a quantized one
+        as the float32 products that it stands for."""
+        if self._scaled is not None:
+            size = (last - first) * columns
+            raw = self._stored(self._scaled.stored, columns, first, last, buffer[4 * size :])
+            out = buffer[: 4 * size].view(np.float32).reshape(-1, columns)
+            return self._scaled.products(raw.view(np.uint8), first, out)
+        return self._stored(tensor, columns, first, last, buffer)
+
+    def _stored(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         if self._descriptor is None:
             return self._file.read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)
@@ -84,8 +96,10 @@ class TensorJob:
     def __init__(self, info: TensorInfo, outcome: Outcome, source: OpenSource, check: bool) -> None:
         self.info, self.outcome = info, outcome
         self._source = source
-        # A vector is as good as a column: its blocks are as long.
-        self.rows, self.columns = (info.shape[0], prod(info.shape[1:])) if info.shape else (1, 1)
+        # A vector is as good as a column: its blocks are as long. Several matrices are as good as one below the other.
+        self.rows, self.columns = (
+            (prod(info.shape[:-1]), info.shape[-1]) if len(info.shape) > 1 else (prod(info.shape), 1)
+        )
         self.out_dtype = numpy_dtype(info.dtype)
         self.work_dtype = work_dtype(self.out_dtype)
         self._error = 0.0

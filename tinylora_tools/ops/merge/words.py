@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
+from ...bases.scaled_weight import ScaledWeight
 from ...bases.tensor_names import TiedGroup
 from ...formats.peft_adapter import Factors
 from ...formats.tensors import TensorFile, TensorInfo
@@ -47,6 +48,15 @@ class Outcome:
     source: Source
     updates: tuple[Update, ...] = ()
 
+    @property
+    def dequantized(self) -> bool:
+        """Whether its values are computed from a quantized weight."""
+        return isinstance(self.source.file, ScaledWeight)
+
+    def is_copy(self, place: TensorInfo) -> bool:
+        """Whether the bytes that go there are those that are stored."""
+        return not self.updates and not self.dequantized and self.source.tensor.dtype == place.dtype
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
@@ -75,9 +85,9 @@ class NewHead:
 class MergePlan:
     """Everything that a merge writes but the files that it copies.
 
-    `index` is None for a single file; `config` holds the entries of config.json that change. `tied` is "untied",
-    "shared" or "kept". `doubt` says why the adapters may have been trained on other weights than the base's, or
-    nothing.
+    `index` is None for a single file; `config` holds the entries of config.json that change, with None for one that
+    goes. `tied` is "untied", "shared" or "kept". `doubt` says why the adapters may have been trained on other weights
+    than the base's, or nothing.
     """
 
     files: tuple[OutputFile, ...]
@@ -110,8 +120,10 @@ class Change:
 
 @dataclass(slots=True)
 class Settled:
-    """Outcomes by tensor name; `added` maps the names that the base lacks to the tensor that each was tied to."""
+    """Outcomes by tensor name; `added` maps the names that the base lacks to the tensor that each was tied to,
+    `dropped` are the base's tensors that the output hasn't."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     added: dict[str, str] = field(default_factory=dict)
+    dropped: set[str] = field(default_factory=set)
     tied: str = "kept"

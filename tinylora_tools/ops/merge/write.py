@@ -125,10 +125,10 @@ class MergeWriter:
         for info, outcome in file.tensors:
             key = id(outcome.source.file)
             source = sources[key] = sources.get(key) or OpenSource(outcome.source.file)
-            if outcome.updates or outcome.source.tensor.dtype != info.dtype:
-                jobs.append(TensorJob(info, outcome, source, self._check_base))
-            else:
+            if outcome.is_copy(info):
                 copies.append((info, outcome.source.tensor, source))
+            else:
+                jobs.append(TensorJob(info, outcome, source, self._check_base))
         jobs.reverse()  # from which the next is popped: what is done with is let go
         summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
         for task in _side_by_side(self._sums(jobs, target), summed, self._copies(copies, target), copied):

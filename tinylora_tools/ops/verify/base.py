@@ -24,14 +24,14 @@ from ...adapters.source import find_source, name_the_base
 from ...bases.base import Base, open_base
 from ...bases.modules import Module
 from ...bases.orientation import factored_as_stored, is_transposed
-from ...bases.quantization import refuse_packed, refuse_quantized
+from ...bases.quantization import plain_group
 from ...bases.tensor_names import BaseNames
 from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...core.lowrank import training_dtype
 from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.recomputed import Recomputed, recompute
 from ...core.torch_arrays import check_device
-from ...errors import MismatchError, TinyLoraError, UndeterminedError
+from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
@@ -103,7 +103,7 @@ def verify_base(
     MismatchError
         If no base is named and the adapter's own isn't at hand.
     UnsupportedError
-        For a quantized base, or a device that isn't there.
+        For a device that isn't there.
     """
     started = time.perf_counter()
     progress, where, source = progress or NoProgress(), check_device(device), find_source(adapter)
@@ -113,8 +113,7 @@ def verify_base(
         raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
     with torch_threads(threads):
         opened = source.open(at, device=device, progress=progress)
-        refuse_quantized(at.checkpoint)
-        found = _verdicts(opened, at, where, progress)
+        found, hints = _verdicts(opened, at, where, progress)
     modules = [found[name] for name in opened.modules]
     worst: Verdict = max((m.verdict for m in modules), key=_ORDER.index, default="unknown")
     return BaseReport(
@@ -126,17 +125,25 @@ def verify_base(
         recomputed=sum(m.difference is not None for m in modules),
         largest_rho=max((m.rho for m in modules if m.rho is not None), default=None),
         seconds=time.perf_counter() - started,
-        warnings=soundness.described(opened),
+        warnings=[*soundness.described(opened), *hints],
     )
 
 
-def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Progress) -> dict[str, ModuleVerdict]:
+def _verdicts(
+    adapter: Adapter, base: Base, device: torch.device, progress: Progress
+) -> tuple[dict[str, ModuleVerdict], list[str]]:
+    """Each module's verdict, and what to do about those that can't be compared."""
     names = BaseNames(base.checkpoint, base.architecture)
     found: dict[str, ModuleVerdict] = {}
+    hints: dict[str, str] = {}
     there: list[Module] = []
     for name in adapter.modules:
         try:
             there.append(_module(names, adapter, name))
+        except UnsupportedError as error:  # quantized, say
+            dtype = adapter.training_dtype(name)
+            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, dtype, "", error.what)
+            hints.setdefault(error.hint or error.what, name)
         except (MismatchError, UndeterminedError) as error:
             dtype = adapter.training_dtype(name)
             # A base whose architecture isn't known may call the module otherwise.
@@ -145,7 +152,7 @@ def _verdicts(adapter: Adapter, base: Base, device: torch.device, progress: Prog
     work = partial(_check, base.checkpoint, adapter, device)
     for module, verdict in over_modules("Verifying", there, work, device=device, progress=progress, where=base.path):
         found[module.name] = verdict
-    return found
+    return found, [f"{name} can't be compared. {hint}" for hint, name in hints.items()]
 
 
 def _is_there(names: BaseNames, module: str) -> bool:
@@ -158,8 +165,7 @@ def _is_there(names: BaseNames, module: str) -> bool:
 
 
 def _module(names: BaseNames, adapter: Adapter, name: str) -> Module:
-    parts, key = adapter.modules[name], names.group(f"{name}.weight").stored
-    refuse_packed(names.base, key)
+    parts, key = adapter.modules[name], plain_group(names, f"{name}.weight").stored
 
     def triplets() -> Triplets:
         return Triplets.from_factors(*adapter.factors(name), np.dtype(np.float32))

@@ -9,6 +9,7 @@ import numpy as np
 from ...adapters.load import Adapter
 from ...adapters.provenance import HASHED_OFFSETS, provenance, shared_offsets, stored_projections
 from ...bases.base import Base
+from ...bases.quantization import plain_group
 from ...bases.tensor_names import BaseNames
 from ...core.lowrank import training_dtype
 from ...core.streams import projection
@@ -72,7 +73,7 @@ def _from_merged(adapter: Adapter, merged: Base, base: Base) -> int:
     before, after = (BaseNames(one.checkpoint, adapter.architecture) for one in (base, merged))
     gap, total, seed = np.zeros(HASHED_OFFSETS), 0.0, adapter.seed
     for module, parts in list(adapter.modules.items())[:_MOST_MODULES]:
-        old, new = (names.base.read(names.group(f"{module}.weight").stored) for names in (before, after))
+        old, new = (names.base.read(plain_group(names, f"{module}.weight").stored) for names in (before, after))
         delta = new.astype(np.float64) - old.astype(np.float64)
         if before.kind(module) == "Conv1D":
             delta = delta.T

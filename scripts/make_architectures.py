@@ -32,12 +32,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bart": [{"scale_embedding": True}],
     "bloom": [{"slow_but_exact": True}],
     "cohere": [{"use_qk_norm": True}],
+    "deberta": [{"type_vocab_size": 2}, {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}],
     "deberta-v2": [
+        {"type_vocab_size": 2},
         {"position_buckets": 8, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
         {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": False, "conv_kernel_size": 3},
         {"legacy": False},
         {"embedding_size": 16},
     ],
+    "deepseek_v2": [{"q_lora_rank": None}],
     "deepseek_v3": [{"q_lora_rank": None}],
     "electra": [{"embedding_size": 16}],
     "falcon": [
@@ -225,6 +228,8 @@ def collect_family(family: str, older: dict[str, Any] | None = None) -> dict[str
             found["failed"][name] = f"{type(error).__name__}: {error}"[:300]
             continue
         found.setdefault("bare", name)
+        if model_class.config_class.model_type != family:
+            found["like"] = model_class.config_class.model_type
         found.setdefault("text", text_path(configs[0]))
         found.setdefault("inner", {p: [v] for p, v in _entries(configs[0].to_dict()) if p.endswith(".model_type")})
     if family in OPEN and found["classes"] and not transformers.__version__.startswith("4."):
@@ -306,7 +311,9 @@ def merge(inputs: list[Path]) -> None:
                 "classes": {name: "same" if before.get(name) == its else its for name, its in described.items()},
             }
             before = before | described
-        lines.append(json.dumps({"family": family, "releases": releases}, separators=(",", ":")))
+        like = next((data["like"] for one in collected if "like" in (data := one["families"].get(family, {}))), None)
+        head = {"family": family, **({"like": like} if like else {})}
+        lines.append(json.dumps({**head, "releases": releases}, separators=(",", ":")))
     OUTPUT.parent.mkdir(exist_ok=True)
     head = json.dumps({"transformers": [one["transformers"] for one in collected]})
     OUTPUT.write_text("\n".join([head, *lines]) + "\n")

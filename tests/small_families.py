@@ -86,7 +86,7 @@ def random_model(model_class: Any, config: Any, dtype: Any, seed: int = 0) -> An
 
 def targets_of(model: Any, family: str, class_name: str) -> list[str]:
     """Every module of a model that PEFT can adapt, by name, but those that do more than their kind."""
-    from tinylora_tools.bases.architecture import from_config
+    from tinylora_tools.bases.named import from_config
     from tinylora_tools.ops.architecture.build import kind_of
 
     known = from_config({"model_type": family, "architectures": [class_name]})

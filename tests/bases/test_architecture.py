@@ -11,10 +11,9 @@ import pytest
 import torch
 import transformers
 
-from tinylora_tools.bases import architecture, families
-from tinylora_tools.bases.architecture import Scaling
+from tinylora_tools.bases import families, named
 from tinylora_tools.bases.layout import KINDS
-from tinylora_tools.cli.init import command as init_command
+from tinylora_tools.bases.scaling import Scaling
 from tinylora_tools.errors import UndeterminedError
 from tinylora_tools.ops.architecture.build import kind_of
 
@@ -56,7 +55,7 @@ def sampled() -> list[Any]:
 
 
 def test_knows_what_people_use() -> None:
-    known = set(architecture.known_model_types())
+    known = set(families.known_model_types())
     assert known >= ASKED_FOR
     assert len(known) >= AT_LEAST
 
@@ -66,7 +65,7 @@ def test_knows_every_family_of_peft_s_default_targets() -> None:
 
     from tinylora_tools.bases.selection import _default_table
 
-    assert {kind for kind in _default_table() if kind in CONFIG_MAPPING} <= set(architecture.known_model_types())
+    assert {kind for kind in _default_table() if kind in CONFIG_MAPPING} <= set(families.known_model_types())
 
 
 @pytest.mark.parametrize(("family", "name"), sampled())
@@ -77,7 +76,7 @@ def test_a_class_is_as_the_data_describe_it(family: str, name: str) -> None:
     if name not in classes:
         pytest.skip(f"transformers {transformers.__version__} can't build it here: a package that it needs is missing")
     configs = list(script.configurations(family, name))
-    found = architecture.from_config({"model_type": family, "architectures": [name]})
+    found = named.from_config({"model_type": family, "architectures": [name]})
     assert found is not None
     data = families.family(family)
     assert data is not None
@@ -106,16 +105,16 @@ def test_a_class_is_as_the_data_describe_it(family: str, name: str) -> None:
 
 
 def test_renames_and_prefixes() -> None:
-    vit = architecture.from_class_name("ViTForImageClassification")
+    vit = named.from_class_name("ViTForImageClassification")
     assert vit is not None
     assert vit.stored_keys("vit.layers.3.attention.q_proj.weight")[:1] == [
         "vit.encoder.layer.3.attention.attention.query.weight"
     ]
-    gpt2 = architecture.from_config({"model_type": "gpt2"})
+    gpt2 = named.from_config({"model_type": "gpt2"})
     assert gpt2 is not None
     assert "h.0.attn.c_attn.weight" in gpt2.stored_keys("transformer.h.0.attn.c_attn.weight")
     assert "transformer.h.0.attn.c_attn.weight" in gpt2.stored_keys("h.0.attn.c_attn.weight")
-    mixtral = architecture.from_class_name("MixtralForCausalLM")
+    mixtral = named.from_class_name("MixtralForCausalLM")
     assert mixtral is not None
     assert mixtral.fused("model.layers.0.mlp.experts.gate_up_proj")
     assert mixtral.kind("model.layers.0.block_sparse_moe.experts.7.w1") == "Linear"
@@ -123,15 +122,15 @@ def test_renames_and_prefixes() -> None:
 
 def test_scaled_embeddings() -> None:
     configs: list[dict[str, Any]] = [{"model_type": f} for f in ("gemma3_text", "qwen2", "bart")]
-    known = [architecture.from_config(c) for c in (*configs, {"model_type": "bart", "scale_embedding": True})]
+    known = [named.from_config(c) for c in (*configs, {"model_type": "bart", "scale_embedding": True})]
     scalings = [
         found.scaling("model.decoder.embed_tokens" if found.model_type == "bart" else "model.embed_tokens", 64)
         for found in known
         if found
     ]
     assert scalings == [Scaling("buffer", 8.0), None, None, Scaling("number", 8.0)]
-    gemma = architecture.from_config({"model_type": "gemma"})
-    bart = architecture.from_class_name("BartModel")
+    gemma = named.from_config({"model_type": "gemma"})
+    bart = named.from_class_name("BartModel")
     assert gemma is not None
     assert bart is not None
     assert gemma.scaling("model.embed_tokens", 64, "4") is None
@@ -143,12 +142,12 @@ def test_scaled_embeddings() -> None:
 
 def test_scales_that_are_no_width_s() -> None:
     """From the configuration's entries: Gemma 3n's embeddings of each layer are as wide as all layers' together."""
-    gemma3n = architecture.from_config({"model_type": "gemma3n_text", "hidden_size_per_layer_input": 256})
+    gemma3n = named.from_config({"model_type": "gemma3n_text", "hidden_size_per_layer_input": 256})
     assert gemma3n is not None
     assert gemma3n.scaling("model.embed_tokens_per_layer", 8960) == Scaling("buffer", 16.0)
-    mbart = architecture.from_config({"model_type": "mbart"})
-    off = architecture.from_config({"model_type": "mbart", "scale_embedding": False})
-    m2m = architecture.from_config({"model_type": "m2m_100"})
+    mbart = named.from_config({"model_type": "mbart"})
+    off = named.from_config({"model_type": "mbart", "scale_embedding": False})
+    m2m = named.from_config({"model_type": "m2m_100"})
     assert mbart is not None
     assert off is not None
     assert m2m is not None
@@ -157,7 +156,7 @@ def test_scales_that_are_no_width_s() -> None:
 
 
 def test_modules_that_do_more_than_their_kind_are_known() -> None:
-    opt = architecture.from_class_name("OPTForCausalLM")
+    opt = named.from_class_name("OPTForCausalLM")
     assert opt is not None
     assert opt.kind("model.decoder.embed_positions") == "Embedding"
     assert not opt.is_plain("model.decoder.embed_positions")
@@ -166,7 +165,7 @@ def test_modules_that_do_more_than_their_kind_are_known() -> None:
 
 def test_names_of_releases_before_are_the_same_modules() -> None:
     """Models for text and images had their checkpoints' names before transformers 4.52."""
-    found = architecture.from_config({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]})
+    found = named.from_config({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]})
     assert found is not None
     old = "language_model.model.layers.3.mlp.up_proj"
     assert found.kind(old) == "Linear"
@@ -178,11 +177,11 @@ def test_other_inner_models_are_not_the_default_s() -> None:
     """LLaVA's text model may be one of several that are alike; of others nothing is known."""
     for text, known in (("mistral", True), ("qwen2", True), ("mamba", False)):
         config = {"model_type": "llava", "text_config": {"model_type": text}}
-        assert (architecture.from_config(config) is not None) == known
+        assert (named.from_config(config) is not None) == known
 
 
 def test_what_stays_in_float32() -> None:
-    t5 = architecture.from_config({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+    t5 = named.from_config({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
     assert t5 is not None
     wo = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
     assert t5.in_float32(wo, "float16")
@@ -191,7 +190,7 @@ def test_what_stays_in_float32() -> None:
 
 
 def test_both_generations_of_names_sort() -> None:
-    mixtral = architecture.from_class_name("MixtralForCausalLM")
+    mixtral = named.from_class_name("MixtralForCausalLM")
     assert mixtral is not None
     old = [
         f"model.layers.{i}.block_sparse_moe.experts.{e}.w{w}" for i in range(12) for e in range(11) for w in (1, 2, 3)
@@ -200,15 +199,10 @@ def test_both_generations_of_names_sort() -> None:
 
 
 def test_unknown_modules_and_models_are_said_so() -> None:
-    llama = architecture.from_config({"architectures": ["LlamaForCausalLM"]})
+    llama = named.from_config({"architectures": ["LlamaForCausalLM"]})
     assert llama is not None
     with pytest.raises(UndeterminedError, match=r"no module model\.layers\.0\.mamba") as caught:
         llama.sort_modules(["model.layers.0.self_attn.q_proj", "model.layers.0.mamba"])
     assert "module_order=..." in (caught.value.hint or "")
-    assert architecture.from_config({"model_type": "nobody"}) is None
-    assert architecture.from_class_name("NobodyForCausalLM") is None
-
-
-def test_the_command_line_offers_every_task_type() -> None:
-    offered = [option for option in init_command.params if option.name == "task_type"]
-    assert [list(option.type.choices) for option in offered] == [[*architecture._TASK_CLASSES, "FEATURE_EXTRACTION"]]  # type: ignore[attr-defined]
+    assert named.from_config({"model_type": "nobody"}) is None
+    assert named.from_class_name("NobodyForCausalLM") is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tinylora_tools.bases import families
-from tinylora_tools.bases.architecture import from_class_name, from_config
+from tinylora_tools.bases.named import from_class_name, from_config
 from tinylora_tools.errors import FormatError, MismatchError
 
 #: Bytes of the data file as a wheel holds it, and seconds to load one family.

@@ -12,7 +12,7 @@ import small_families
 import transformers
 from fixture_data import fixture
 
-from tinylora_tools.bases import architecture
+from tinylora_tools.bases import named
 from tinylora_tools.bases.layout import KINDS
 from tinylora_tools.bases.modules import model_modules, require_order
 from tinylora_tools.errors import MismatchError, UndeterminedError
@@ -40,7 +40,7 @@ def test_modules_are_the_model_s(family: str, tmp_path: Path, leave_uninitialise
             directory = tmp_path / f"{name}-{tied}"
             model.save_pretrained(directory)
             base = read_checkpoint(directory)
-            found = model_modules(base, architecture.from_config(base.config or {}))
+            found = model_modules(base, named.from_config(base.config or {}))
             theirs = {n: m for n, m in model.named_modules() if kind_of(m)}
             assert list(found.modules) == list(theirs), name
             for module, layer in theirs.items():
@@ -53,14 +53,14 @@ def test_modules_are_the_model_s(family: str, tmp_path: Path, leave_uninitialise
 
 def test_a_bare_checkpoint_is_loaded_into_the_class_with_a_head() -> None:
     base = read_checkpoint(fixture("peft021-bare").base)
-    found = model_modules(base, architecture.from_config({**(base.config or {}), "architectures": ["GPT2LMHeadModel"]}))
+    found = model_modules(base, named.from_config({**(base.config or {}), "architectures": ["GPT2LMHeadModel"]}))
     assert next(iter(found.modules)) == "transformer.wte"
     assert found.output == "lm_head"
 
 
 def test_both_generations_of_names() -> None:
     base = read_checkpoint(fixture("peft019-experts").base)
-    known = architecture.from_config(base.config or {})
+    known = named.from_config(base.config or {})
     assert not any("experts" in name for name in model_modules(base, known).modules)
     old = model_modules(base, known, release="4").modules
     assert "model.layers.0.block_sparse_moe.experts.0.w1" in old
@@ -80,7 +80,7 @@ def test_layers_past_the_last_one_are_no_part_of_the_model(tmp_path: Path) -> No
         config |= {"num_hidden_layers": 2, "layer_types": config["layer_types"][:2]}
         (directory / "config.json").write_text(json.dumps(config))
         base = read_checkpoint(directory)
-        found = model_modules(base, architecture.from_config(config)).modules
+        found = model_modules(base, named.from_config(config)).modules
         theirs = [n for n, m in load.from_pretrained(directory).named_modules() if kind_of(m)]
         assert list(found) == theirs
         assert sum(name.endswith("layers.1.mlp.up_proj") for name in found) == 1
@@ -108,4 +108,4 @@ def test_a_class_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     base = read_checkpoint(fixture("peft021-layers").base)
     config = json.loads((fixture("peft021-layers").base / "config.json").read_text())
     with pytest.raises(UndeterminedError, match="no class 'Nobody'"):
-        model_modules(base, architecture.from_config({**config, "architectures": ["Nobody"]}))
+        model_modules(base, named.from_config({**config, "architectures": ["Nobody"]}))

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bases.architecture import Architecture, from_class_name
+from ..bases.architecture import Architecture
 from ..bases.base import Base
 from ..bases.listing import read_module_order
+from ..bases.named import from_class_name
 from ..core.lowrank import left_factor, projected, training_dtype
 from ..core.streams import projection
 from ..errors import UndeterminedError

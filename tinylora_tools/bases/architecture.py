@@ -8,36 +8,17 @@ transformers isn't needed here. What no data knows isn't guessed: it is None, or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from ..errors import MismatchError, UndeterminedError
-from ..wording import argument, call
-from . import families
+from ..errors import UndeterminedError
+from ..wording import argument
 from .described import Described
+from .hints import order_hint, way_out
 from .layout import KINDS, generalised
+from .scaling import Scaling, scaling_of
 from .ties import Tie, agreed, state_of
-
-#: What the classes that PEFT's task types ask for end in.
-_TASK_CLASSES = {
-    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
-    "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
-    "SEQ_CLS": ("ForSequenceClassification", "ForImageClassification"),
-    "TOKEN_CLS": ("ForTokenClassification",),
-    "QUESTION_ANS": ("ForQuestionAnswering",),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """What an embedding itself multiplies what it looks up by: `factor`, held as a "buffer" of the weight's dtype or as
-    a "number"."""
-
-    held: Literal["buffer", "number"]
-    factor: float
 
 
 class Architecture:
@@ -222,7 +203,8 @@ class Architecture:
         """
         module = self._current(module)
         knowing = [one for one in self._all if one.has(module) and one.release.startswith(release or "")]
-        found = {self._scaling(one.scales.get(generalised(module)), module, width) for one in knowing}
+        scales = [one.scales.get(generalised(module)) for one in knowing]
+        found = {None if scale is None else scaling_of(scale, self.config, module, width) for scale in scales}
         if len(found) > 1:
             raise UndeterminedError(
                 f"{module} is scaled by itself under one release of transformers, where PEFT adds the update behind "
@@ -230,32 +212,6 @@ class Architecture:
                 hint=f"Say under which with {argument('release', '4')} or {argument('release', '5')}.",
             )
         return found.pop() if found else None
-
-    def _scaling(self, scale: Mapping[str, Any] | None, module: str, width: int) -> Scaling | None:
-        if scale is None:
-            return None
-        if "if" in scale and not self._entry(scale["if"], module, scale["default"]):
-            return None
-        if "value" in scale:
-            return Scaling(scale["as"], float(scale["value"]))
-        if scale.get("root_of") == "width":
-            return Scaling(scale["as"], math.sqrt(width))
-        if "root_of" in scale:
-            return Scaling(scale["as"], math.sqrt(self._entry(scale["root_of"], module, None)))
-        return Scaling(scale["as"], float(self._entry(scale["value_of"], module, None)))
-
-    def _entry(self, path: str, module: str, default: Any) -> Any:
-        """An entry of the configuration, such as `text_config.scale_embedding`; the default where it is absent."""
-        value: Any = self.config
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        value = default if value is None and self.config is not None else value
-        if value is None:
-            raise UndeterminedError(
-                f"{module} may be scaled, which {path} in the base's config.json says",
-                hint=f"Name the base's directory with {argument('base')}.",
-            )
-        return value
 
     @cached_property
     def all_ties(self) -> tuple[Tie, ...]:
@@ -282,90 +238,3 @@ class Architecture:
         "float16"), as it does with some that lose too much there."""
         knowing = [one for one in self._all if one.may_have(parameter) and one.release.startswith(release or "")]
         return bool(knowing) and knowing[0].in_float32(parameter, dtype)
-
-
-def way_out() -> str:
-    """How to go on where the data don't know a model."""
-    return (
-        f"Where the installed transformers knows the model, describe it with {call('architecture', 'BASE', 'FILE')} "
-        f"and use {call('described_by', 'FILE')}."
-    )
-
-
-def order_hint(which: str = "the model's modules, all or the targeted ones,") -> str:
-    """How to give an order that no file tells."""
-    return (
-        f"{way_out()} Or give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one "
-        "name a line."
-    )
-
-
-def for_task(architecture: Architecture, task_type: str) -> Architecture | None:
-    """The same family's class for one of PEFT's task types, such as "SEQ_CLS"; None if it has none, or PEFT hasn't."""
-    if task_type == "FEATURE_EXTRACTION":
-        return architecture.of_class(architecture.bare)
-    endings = _TASK_CLASSES.get(task_type, ())
-    if architecture.class_name.endswith(endings):
-        return architecture
-    name = next((name for ending in endings for name in architecture.classes if name.endswith(ending)), None)
-    return architecture.of_class(name) if name else None
-
-
-def from_config(config: Mapping[str, Any]) -> Architecture | None:
-    """The architecture that a config.json names, by its model_type, else by its class, or that a given architecture
-    file describes; None if it isn't known, or if an inner model is of a type that its classes weren't built with.
-
-    Raises
-    ------
-    MismatchError
-        If the architecture file is another model's.
-    """
-    names = config.get("architectures")
-    class_name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    model_type = config.get("model_type")
-    if (described := families.given()) is not None:
-        return _described(described, model_type, class_name, config)
-    data = families.family(model_type) if isinstance(model_type, str) else None
-    if data is None:
-        known = families.family_of_class(class_name) if class_name else None
-        data = families.family(known) if known else None
-    if data is None or not _same_inside(config, data):
-        return None
-    return Architecture(data, class_name, config)
-
-
-def _described(
-    data: Mapping[str, Any], model_type: Any, class_name: str, config: Mapping[str, Any] | None
-) -> Architecture:
-    """What an architecture file says of a model."""
-    if isinstance(model_type, str) and model_type != data["family"]:
-        raise MismatchError(
-            f"the architecture file describes a model of type {data['family']!r}, config.json says {model_type!r}",
-            hint=f"Make one of the base itself with {call('architecture', 'BASE', 'FILE')}.",
-        )
-    found = Architecture(data, class_name, config)
-    return found if class_name in found.classes else found.of_class(found.classes[0])
-
-
-def _same_inside(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    expected: Mapping[str, Any] = next(iter(data["releases"].values())).get("inner", {})
-    for path, types in expected.items():
-        value: Any = config
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None and value not in types:
-            return False
-    return True
-
-
-def from_class_name(name: str) -> Architecture | None:
-    """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known. Of a configuration
-    nothing is known."""
-    if (described := families.given()) is not None:
-        return _described(described, None, name, None)
-    known = families.family_of_class(name)
-    data = families.family(known) if known else None
-    return Architecture(data, name, None) if data else None
-
-
-known_model_types = families.known_model_types

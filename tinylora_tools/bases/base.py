@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint, is_checkpoint, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
-from .architecture import Architecture, from_config
+from .architecture import Architecture
 from .dequantizing import dequantizing
+from .named import from_config
 
 
 class Base:

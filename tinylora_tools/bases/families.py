@@ -1,11 +1,11 @@
 """The data on model families: one line each of data/architectures.jsonl, which scripts/make_architectures.py makes from
 transformers, or a file of the same form that `tinylora architecture` made of a model that they lack.
 
-A line is {"family", "releases": {release: {"bare", "text", "inner", "classes": {name: description}}}}, newest release
-first; a class that an older release describes as the newer does is "same". `bare` is the class without a head, `text`
-where the configuration has that of its text model, `inner` the model types of inner configurations that the classes
-were built with. What a description holds, `bases.described`, `bases.layout`,
-`bases.ties` and `bases.renaming` say.
+A line is {"family", "like", "releases": {release: {"bare", "text", "inner", "classes": {name: description}}}}, newest
+release first. `like` names the family whose classes those are, where they are another's; `bare` is the class without a
+head, `text` where the configuration has that of its text model, `inner` the model types of inner configurations that
+the classes may be built with. A class that an older release describes as the newer does is "same" there. What a
+description holds, `bases.described`, `bases.layout`, `bases.ties` and `bases.scaling` say.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def family(name: str) -> Mapping[str, Any] | None:
 
 
 def family_of_class(class_name: str) -> str | None:
-    """The family that has a class of this name; None if none has, or several."""
+    """The family that a class of this name is of; None if none has it, or several."""
     quoted = f'"{class_name}":'
-    found = [name for name, line in _lines().items() if quoted in line]
+    found = [name for name, line in _lines().items() if quoted in line and '"like":' not in line]
     return found[0] if len(found) == 1 else None
 
 

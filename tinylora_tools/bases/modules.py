@@ -9,9 +9,11 @@ from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import TensorInfo
 from ..wording import argument
-from .architecture import Architecture, for_task, order_hint
+from .architecture import Architecture
 from .base import Base
+from .hints import order_hint
 from .layout import KINDS, generalised
+from .named import for_task
 
 #: Last parts of names that are embeddings by convention, where no architecture tells.
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")

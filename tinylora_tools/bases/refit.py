@@ -18,9 +18,10 @@ from ..formats.peft_config import TASK_TYPES
 from ..formats.renamed_file import RenamedFile
 from ..formats.tensors import FLOAT_NAMES, TensorInfo
 from ..formats.torch_file import TorchFile
-from .architecture import Architecture, for_task
+from .architecture import Architecture
 from .described import Described
 from .layout import generalised
+from .named import for_task
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import Any
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import same_values
-from .architecture import Architecture, way_out
+from .architecture import Architecture
+from .hints import way_out
 from .ties import FLAG, Tie
 
 

@@ -15,7 +15,7 @@ from fixture_data import fixture
 from safetensors.torch import load_file, save_file
 
 from tinylora_tools import MismatchError, UndeterminedError, inspect, load_adapter, merge, to_lora, verify_base
-from tinylora_tools.bases.architecture import from_config
+from tinylora_tools.bases.named import from_config
 from tinylora_tools.cli.verify_base import _SAID
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
-from ...bases.architecture import way_out
+from ...bases.hints import way_out
 from ...bases.tensor_names import in_numbered_layer, not_plain, unknown_module
 from ...core.lowrank import left_factor
 from ...errors import MismatchError, UndeterminedError, UnsupportedError

@@ -8,8 +8,9 @@ from typing import Any
 
 from ...adapters.head import Head, has_labels, head_of
 from ...adapters.load import Adapter
-from ...bases.architecture import Architecture, for_task
+from ...bases.architecture import Architecture
 from ...bases.base import Base
+from ...bases.named import for_task
 from ...bases.refit import Refit, refit
 from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...wording import argument

@@ -87,7 +87,7 @@ def test_wrong_usage_is_2(tinylora: Run) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int, threads: int) -> None:
     """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
     case = fixture("peft020-tiny")
@@ -116,7 +116,7 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".o.tinylora-partial/*.safetensors")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".o.tinylora-partial/whole.*/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(kind)
     _, err = process.communicate(timeout=30)

@@ -15,10 +15,11 @@ from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed, as_packed, is_packed
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
 from ..formats.peft_keys import is_adapter
+from ..formats.pickled.stored import load_pickle
 from ..formats.safetensors_file import SafetensorsFile, read_header
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
-from ..formats.torch_file import load_pickle, torch_file_of
+from ..formats.torch_file import torch_file_of
 from ..progress import NoProgress, Progress
 from ..sources.locate import HUB_PREFIX, locate, locate_base
 from ..wording import argument, call

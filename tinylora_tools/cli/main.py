@@ -16,6 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import TinyLoraError
+from ..formats.input_file import watching_inputs
 from ..wording import worded_by
 from .output import print_error, print_json, printable
 from .wording import OptionWords
@@ -100,7 +101,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in sys.argv[1:]
     try:
-        with worded_by(OptionWords()):
+        with worded_by(OptionWords()), watching_inputs():
             result = group(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)

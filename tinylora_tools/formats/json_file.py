@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from .input_file import read_input
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def read_object(path: Path) -> dict[str, Any]:
         If the file holds anything else.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_input(path))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not valid JSON ({error})", where=path, hint="Restore the file.") from None
     if not isinstance(value, dict):

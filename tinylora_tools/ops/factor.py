@@ -25,6 +25,7 @@ from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, OutputError
 from ..formats.checkpoint import Checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
+from ..formats.input_file import watches_inputs
 from ..formats.peft_config import TinyLoraConfig
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.safetensors_writer import write_file, write_tensors
@@ -69,6 +70,7 @@ class FactorReport:
     warnings: list[str]
 
 
+@watches_inputs
 def factor(
     base: str | Path | Base,
     output: str | Path,

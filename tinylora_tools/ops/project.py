@@ -15,6 +15,7 @@ from ..bases.base import Base
 from ..checks import at_least, dtype_named
 from ..core.compare import digest
 from ..core.streams import projection
+from ..formats.input_file import watches_inputs
 from ..formats.peft_keys import factor_key
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
@@ -102,6 +103,7 @@ def project_seeds(
     return ProjectReport(stream, dtype, str(output) if output else None, rows, [])
 
 
+@watches_inputs
 def project(
     adapter: AdapterLike,
     output: str | Path,

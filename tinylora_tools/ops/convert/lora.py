@@ -18,6 +18,7 @@ from ...adapters.load import Adapter, ModuleOrder
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
+from ...formats.input_file import watches_inputs
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
 from ...formats.safetensors_writer import write_file
@@ -52,6 +53,7 @@ class LoraReport:
     warnings: list[str]
 
 
+@watches_inputs
 def to_lora(
     adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,

@@ -19,6 +19,7 @@ from ...bases.weights import torch_threads
 from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
+from ...formats.input_file import watches_inputs
 from ...formats.packed import as_packed
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file
@@ -51,6 +52,7 @@ class PackReport:
     warnings: list[str]
 
 
+@watches_inputs
 def pack(
     adapter: AdapterLike,
     output: str | Path,

@@ -15,6 +15,7 @@ from ...adapters.write import missing_projections, require_drawable, stored_tens
 from ...bases.base import Base
 from ...checks import dtype_named
 from ...errors import UnsupportedError
+from ...formats.input_file import watches_inputs
 from ...formats.peft_keys import factor_key
 from ...formats.tensors import float_dtype
 from ...output.companions import copy_adapter_files
@@ -38,6 +39,7 @@ class PeftReport:
     warnings: list[str]
 
 
+@watches_inputs
 def to_peft(
     adapter: AdapterLike,
     output: str | Path,

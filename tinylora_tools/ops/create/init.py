@@ -22,6 +22,7 @@ from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
 from ...errors import MismatchError
+from ...formats.input_file import watches_inputs
 from ...formats.peft_adapter import Factors
 from ...formats.peft_config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
@@ -46,6 +47,7 @@ class InitReport:
     warnings: list[str]
 
 
+@watches_inputs
 def init(
     base: str | Path | Base,
     output: str | Path,

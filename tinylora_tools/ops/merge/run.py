@@ -19,6 +19,7 @@ from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
+from ...formats.input_file import watches_inputs
 from ...output.companions import copy_model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
@@ -33,6 +34,7 @@ from .words import MergePlan
 from .write import MakeAdder, MergeWriter
 
 
+@watches_inputs
 def merge(
     adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,

@@ -18,6 +18,7 @@ from ...errors import MismatchError
 from ...formats.safetensors_file import OpenFile, SafetensorsFile
 from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
+from ...formats.torch_file import TorchFile
 from ...output.file_copy import copy_range, read_into
 from ...wording import argument
 from .words import Outcome, Update
@@ -49,30 +50,35 @@ class OpenSource:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
-        self._opened = file.opened if isinstance(file, SafetensorsFile) else None
-        if self._opened is None and isinstance(file, SafetensorsFile):
+        self._opened = None
+        if isinstance(file, SafetensorsFile):
+            file.remember()
+            self._opened = file.opened
+        if self._opened is None and isinstance(file, (SafetensorsFile, TorchFile)):
             self._opened = OpenFile(os.open(file.path, os.O_RDONLY))
 
-    @property
-    def _descriptor(self) -> int | None:
-        return None if self._opened is None else self._opened.descriptor
+    def _descriptor(self, tensor: TensorInfo) -> int | None:
+        """Of the file that holds the tensor's bytes in their order; None where they have no place of their own."""
+        return None if self._opened is None or not tensor.start else self._opened.descriptor
 
     def copy(self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int) -> None:
         """Copy bytes of a tensor, from `offset` on, to a place in another file."""
-        if self._descriptor is not None:
-            copy_range(self._descriptor, tensor.start + offset, target.descriptor, start, size)
+        descriptor = self._descriptor(tensor)
+        if descriptor is not None:
+            copy_range(descriptor, tensor.start + offset, target.descriptor, start, size)
         else:
             data = self._file.read(tensor.name).reshape(-1).view(np.uint8)
             target.write_at(data[offset : offset + size].data, start)
 
     def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
-        if self._descriptor is None:
+        descriptor = self._descriptor(tensor)
+        if descriptor is None:
             return self._file.read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)
         width = columns * dtype.itemsize
         data = buffer[: (last - first) * width]
-        read_into(self._descriptor, data.data, tensor.start + first * width)
+        read_into(descriptor, data.data, tensor.start + first * width)
         return data.view(dtype).reshape(-1, columns)
 
 

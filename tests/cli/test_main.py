@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from fixture_data import ROOT, fixture
 
 from tinylora_tools.cli.convert import FORMS
-from tinylora_tools.cli.main import COMMANDS, group
+from tinylora_tools.cli.main import COMMANDS, explained, group
 
 Run = Callable[..., Any]
 
@@ -181,3 +182,45 @@ def test_commands_that_there_are_not(tinylora: Run) -> None:
 
 def test_the_version_is_the_packages(tinylora: Run) -> None:
     assert tinylora("--version").out == f"tinylora {version('tinylora-tools')}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there isn't enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "there isn't enough memory",
+        ),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "there isn't enough memory"),
+        (ImportError("No module named 'ml_dtypes'"), "a library can't be loaded: No module named 'ml_dtypes'"),
+        (RuntimeError("can't start new thread"), "the system allows no more threads"),
+        (RuntimeError("a bug"), None),
+        (OSError(5, "Input/output error"), "reading or writing failed (Input/output error)"),
+    ],
+)
+def test_limits_of_the_system_are_messages_and_bugs_are_not(error: Exception, said: str | None) -> None:
+    found = explained(error)
+    assert (None if found is None else found.what) == said
+    assert found is None or found.hint
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_pipe_is_no_source(tinylora: Run, name: str, tmp_path: Path) -> None:
+    """And nobody waits for who might write to it."""
+    os.mkfifo(tmp_path / "pipe")
+    result = tinylora(*name.split(), *(tmp_path / "pipe" if part == "SOURCE" else part for part in LINES[name]))
+    assert (result.code, "is neither a file nor a directory, but a pipe" in result.err) == (1, True), result
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are kept by Linux")
+@pytest.mark.parametrize("megabytes", [150, 300, 600])
+def test_too_little_memory_is_a_message(megabytes: int) -> None:
+    """Wherever it shows: as libraries are loaded, or later."""
+    case = fixture("peft021-13-numbers")
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2)\n"
+    code = limited + "from tinylora_tools.cli import main; main()"
+    command = [sys.executable, "-c", code, "verify-base", case.adapter, "--base", case.base]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "error: there isn't enough memory" in done.stderr or "OpenBLAS error: Memory" in done.stderr

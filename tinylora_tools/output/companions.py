@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UnsupportedError
+from ..formats.input_file import open_input
 from ..formats.peft_config import CONFIG_NAME
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
@@ -21,27 +24,55 @@ _NOT_THE_MODELS = {"readme.md", CONFIG_NAME}
 
 def copy_model_files(base: Path, output: Path) -> None:
     """Copy config, tokenizer, chat templates, remote code and the like: all but weights, cards, hidden files and
-    the configurations of adapters.
+    the configurations of adapters; a file that is in the output already stays.
 
-    Links (a Hub cache is made of them) are followed, so that the output stands alone; a file that is in the output
-    already stays.
+    Raises
+    ------
+    UnsupportedError
+        For a link that leads out of the directory.
     """
     for path in sorted(_files(base)):
         if path.name.lower() not in _NOT_THE_MODELS:
-            _copy(path, output / path.relative_to(base))
+            _copy(path, base, output)
 
 
 def copy_adapter_files(adapter: Path, output: Path) -> None:
-    """Copy what stands beside an adapter's weights, its card included; not the adapters in its sub-directories."""
+    """Copy what stands beside an adapter's weights, its card included; not the adapters in its sub-directories; raises
+    as `copy_model_files`."""
     for path in sorted(_files(adapter)):
         if path.parent == adapter:
-            _copy(path, output / path.name)
+            _copy(path, adapter, output)
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy(path: Path, directory: Path, output: Path) -> None:
+    target = output / path.relative_to(directory)
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        with open_input(_real_file(path, directory)) as source, target.open("xb") as copy:
+            shutil.copyfileobj(source, copy)
+
+
+def _real_file(path: Path, directory: Path) -> Path:
+    """Where a companion's bytes are: in the directory itself, or, of a repository in the Hub's cache, among its blobs.
+
+    What is copied may be published, and a link could bring along any file of whoever runs this: `LICENSE` that leads to
+    /proc/self/environ, with a token for the Hub in it.
+
+    Raises
+    ------
+    UnsupportedError
+        For a link to anything else.
+    """
+    real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(directory))
+    snapshots = next((parent for parent in (inside, *inside.parents) if parent.name == "snapshots"), None)
+    blobs = None if snapshots is None else snapshots.parent / "blobs"  # models--owner--name/{blobs,snapshots/REVISION}
+    if real.is_file() and (inside in real.parents or (blobs is not None and real.parent == blobs)):
+        return real
+    raise UnsupportedError(
+        f"is a link to {path.readlink() if path.is_symlink() else real}, which is no file in {directory}",
+        where=path,
+        hint="Put the file itself there, if it belongs to the model; else remove the link.",
+    )
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -50,5 +81,5 @@ def _files(directory: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
-        elif path.is_file() and not path.name.endswith(_WEIGHTS):
+        elif (path.is_file() or path.is_symlink()) and not path.name.endswith(_WEIGHTS):
             yield path

@@ -28,7 +28,7 @@ def locate(source: str | Path) -> Path:
     Raises
     ------
     FormatError
-        If there is nothing at the path.
+        If there is nothing at the path, or a named pipe, say.
     TinyLoraError
         If the repository can't be had.
     """
@@ -43,6 +43,9 @@ def locate(source: str | Path) -> Path:
         if named.count("/") == 1 and not named.startswith((".", "~", "/")):
             hint += f" For a repository on the Hub, write {HUB_PREFIX}{named}."
         raise FormatError("no such file or directory", where=named, hint=hint)
+    if not path.is_dir() and not path.is_file():
+        hint = "Write what comes from it to a file, and name that."
+        raise FormatError("is neither a file nor a directory, but a pipe or a device", where=named, hint=hint)
     return path
 
 

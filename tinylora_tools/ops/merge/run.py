@@ -114,8 +114,8 @@ def merge(
     results: list[TensorResult] = []
     if not dry_run:
         with staged_directory(output, force=force, inputs=inputs) as directory:
-            results = _write(directory, plan, device, threads, verify_base, progress)
             copy_model_files(at.path, directory)
+            results = _write(directory, plan, device, threads, verify_base, progress)
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results))
             (directory / "README.md").write_text(card, "utf-8")

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from fixture_data import fixture
 
+from tinylora_tools.output import rename
+
 Run = Callable[..., Any]
 
 
@@ -37,7 +39,7 @@ sys.addaudithook(_hook)  # which stays: it records only while a test asks
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch, tinylora: Run) -> Callable[..., list[Event]]:
     """Run a command, and say in which order it flushed and renamed."""
-    real = os.fsync
+    real, renaming = os.fsync, rename._renameat2
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
@@ -45,7 +47,13 @@ def traced(monkeypatch: pytest.MonkeyPatch, tinylora: Run) -> Callable[..., list
         if _events is not None:
             _events.append(Event("fsync", state.st_ino, state.st_size, state.st_mtime_ns))
 
+    def renameat2(source: Path, target: Path, flags: int) -> bool:
+        if _events is not None:
+            _events.append(Event("rename", source.stat().st_ino, 0, 0))
+        return renaming(source, target, flags)
+
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(rename, "_renameat2", renameat2)  # which the audit hook doesn't see
 
     def run(*arguments: object) -> list[Event]:
         global _events

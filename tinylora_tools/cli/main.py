@@ -119,7 +119,9 @@ def main() -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort) as error:
-            kept = printable(str(error.__cause__ or error)) or "nothing was kept"  # click wraps the interrupt
+            kept = (
+                printable(str(error.__cause__ or error)) or "nothing half-written was kept"
+            )  # click wraps the interrupt
             click.echo(f"Interrupted; {kept}.", err=True)
             sys.exit(130)
         except (TinyLoraError, OSError, MemoryError, ImportError, RuntimeError) as error:

@@ -118,14 +118,16 @@ def _repository(source: str) -> HfUri:
 
 def _download(source: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository = _repository(source)
     try:
         return Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a server's answer, or a proxy's, makes the client raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise TinyLoraError(
-            f"can't be had from the Hub: {str(error).splitlines()[0]}",
+            f"can't be had from the Hub: {reason}",
             where=source,
             hint="Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",
         ) from None

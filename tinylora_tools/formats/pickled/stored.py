@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from ...errors import FormatError
 from ..input_file import open_input
@@ -41,6 +41,9 @@ _STORAGES = {
 
 #: The largest pickle that is read: that of a million tensors.
 _MOST_PICKLED = 300_000_000
+
+#: Of a pickle: names of classes.
+_LONGEST_LINE = 10_000
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files from before PyTorch 1.6
 
@@ -222,14 +225,31 @@ def _bytes_of(file: BinaryIO, entry: zipfile.ZipInfo, size: int) -> bytes:
     return file.read(entry.file_size)
 
 
+class _Bounded:
+    """A file of which no more is asked than it has: buffers for texts of any length would be made beforehand."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, _MOST_PICKLED, self._size - self._file.tell()))
+
+    def readline(self) -> bytes:
+        return self._file.readline(_LONGEST_LINE)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _read_legacy(path: Path, file: BinaryIO, size: int) -> Any:
     places: dict[str, int] = {}
     tensors = _Tensors(path, places)
-    start = [unpickle(file, tensors.storage, tensors.tensor) for _ in range(3)]
+    pickles = cast(BinaryIO, _Bounded(file, size))
+    start = [unpickle(pickles, tensors.storage, tensors.tensor) for _ in range(3)]
     if start[:2] != [_MAGIC, _PROTOCOL] or not isinstance(start[2], dict) or start[2].get("little_endian") is not True:
         raise PickleError("it begins as no file of torch.save's does")
-    content = unpickle(file, tensors.storage, tensors.tensor)
-    keys = unpickle(file, tensors.storage, tensors.tensor)
+    content = unpickle(pickles, tensors.storage, tensors.tensor)
+    keys = unpickle(pickles, tensors.storage, tensors.tensor)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in tensors.nbytes for key in keys):
         raise PickleError("its list of storages is wrong")
     for key in keys:

@@ -15,7 +15,7 @@ import pytest
 from damage import snapshot
 
 from tinylora_tools.errors import MismatchError, OutputError
-from tinylora_tools.formats.input_file import read_input, watching_inputs
+from tinylora_tools.inputs import read_input, watching_inputs
 from tinylora_tools.output.staging import (
     check_file,
     check_output,

@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import TinyLoraError
-from ..formats.input_file import watching_inputs
+from ..inputs import watching_inputs
 from ..wording import worded_by
 from .output import print_error, print_json, printable
 from .process import end_on_signals, keep_standard_streams

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from .input_file import read_input
+from ..inputs import read_input
 
 
 def read_object(path: Path) -> dict[str, Any]:

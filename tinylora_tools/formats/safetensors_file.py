@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
-from .input_file import FileState, open_input, remember
+from ..inputs import FileState, open_input, remember
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, OutputError
 from ..formats.checkpoint import Checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
-from ..formats.input_file import watches_inputs
 from ..formats.peft_config import TinyLoraConfig
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.safetensors_writer import write_file, write_tensors
+from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
 

@@ -15,10 +15,10 @@ from ..bases.base import Base
 from ..checks import at_least, dtype_named
 from ..core.compare import digest
 from ..core.streams import projection
-from ..formats.input_file import watches_inputs
 from ..formats.peft_keys import factor_key
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
+from ..inputs import watches_inputs
 from ..output.companions import copy_adapter_files
 from ..output.staging import staged_directory, staged_file
 from .opened import AdapterLike, opened_for

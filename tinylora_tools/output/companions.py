@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UnsupportedError
-from ..formats.input_file import open_input
 from ..formats.peft_config import CONFIG_NAME
+from ..inputs import open_input
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
 _WEIGHTS = (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from ...errors import FormatError
-from ..input_file import open_input
+from ...inputs import open_input
 from ..safetensors_file import fill
 from ..tensors import DTYPE_BITS, numpy_dtype
 from .machine import Global, PickleError, View, unpickle

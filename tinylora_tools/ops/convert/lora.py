@@ -18,10 +18,10 @@ from ...adapters.load import Adapter, ModuleOrder
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
-from ...formats.input_file import watches_inputs
 from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
 from ...formats.safetensors_writer import write_file
+from ...inputs import watches_inputs
 from ...output.staging import staged_directory
 from ...progress import Progress
 from ...wording import argument, call

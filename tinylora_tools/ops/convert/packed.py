@@ -19,10 +19,10 @@ from ...bases.weights import torch_threads
 from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
-from ...formats.input_file import watches_inputs
 from ...formats.packed import as_packed
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file
+from ...inputs import watches_inputs
 from ...output.staging import check_file, keep_apart, require_ending, staged_file
 from ...progress import NoProgress, Progress
 from ...wording import argument

@@ -15,9 +15,9 @@ from ...adapters.write import missing_projections, require_drawable, stored_tens
 from ...bases.base import Base
 from ...checks import dtype_named
 from ...errors import UnsupportedError
-from ...formats.input_file import watches_inputs
 from ...formats.peft_keys import factor_key
 from ...formats.tensors import float_dtype
+from ...inputs import watches_inputs
 from ...output.companions import copy_adapter_files
 from ...output.staging import staged_directory
 from ...progress import Progress

@@ -22,10 +22,10 @@ from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
 from ...errors import MismatchError
-from ...formats.input_file import watches_inputs
 from ...formats.peft_adapter import Factors
 from ...formats.peft_config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
+from ...inputs import watches_inputs
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
 from .plan import NewTensor, Plan, missing_head, plan_adapter, require_kinds

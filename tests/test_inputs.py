@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinylora_tools.errors import FormatError, MismatchError
-from tinylora_tools.formats.input_file import open_input, read_input, require_unchanged, watches_inputs, watching_inputs
+from tinylora_tools.inputs import open_input, read_input, require_unchanged, watches_inputs, watching_inputs
 
 NOWHERE = Path("/nowhere")
 

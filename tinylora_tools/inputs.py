@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
 
-from ..errors import FormatError, MismatchError
+from .errors import FormatError, MismatchError
 
 P = ParamSpec("P")
 T = TypeVar("T")

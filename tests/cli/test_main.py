@@ -33,6 +33,7 @@ LINES = {
     "init": ["SOURCE", "-o", "OUT"],
     "verify-base": ["SOURCE"],
     "project": ["SOURCE", "-o", "OUT"],
+    "verify-output": ["SOURCE"],
     "verify-seed": ["SOURCE"],
     "convert lora": ["SOURCE", "-o", "OUT"],
     "convert peft": ["SOURCE", "-o", "OUT"],

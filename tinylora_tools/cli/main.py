@@ -32,6 +32,7 @@ COMMANDS = {
     "verify-base": ("verify_base", "Verify that an adapter's factors belong to a base."),
     "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
+    "verify-output": ("verify_output", "Verify a merged model by its manifest."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UnsupportedError
 from ..formats.peft_config import CONFIG_NAME
 from ..inputs import open_input
+from .manifest import NAME as MANIFEST_NAME
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
 _WEIGHTS = (
@@ -17,9 +18,10 @@ _WEIGHTS = (
     ".npz", ".tflite", ".mlmodel", ".pkl", ".index.json",
 )  # fmt: skip
 
-#: What a merge leaves out beside weights: the card, which it writes itself, and the configuration of an adapter that
-#: was saved into the base's directory: transformers would load the merged model with that adapter.
-_NOT_THE_MODELS = {"readme.md", CONFIG_NAME}
+#: What a merge leaves out beside weights: the card, which it writes itself, the manifest of a base that is a merged
+#: model, and the configuration of an adapter that was saved into the base's directory: transformers would load the
+#: merged model with that adapter.
+_NOT_THE_MODELS = {"readme.md", MANIFEST_NAME, CONFIG_NAME}
 
 
 def copy_model_files(base: Path, output: Path) -> None:

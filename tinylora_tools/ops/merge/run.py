@@ -9,10 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ...adapters import soundness
-from ...adapters.load import ModuleOrder
+from ...adapters.load import ModuleOrder, order_in
 from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
 from ...checks import at_least, dtype_named, one_of
@@ -27,9 +24,10 @@ from ...wording import argument
 from ..opened import AdapterLike
 from ..scales import one_each
 from .card import card_of
-from .plan import plan_merge
+from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tensor import TensorResult
+from .verify_output import record
 from .words import MergePlan
 from .write import MakeAdder, MergeWriter
 
@@ -49,6 +47,7 @@ def merge(
     verify_base: bool = True,
     module_order: ModuleOrder = None,
     release: str | None = None,
+    manifest: bool = False,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -79,6 +78,8 @@ def merge(
         Check the adapters' factors against the weights in passing.
     release : "4" or "5", optional
         The transformers that adapters of Gemma's embeddings were trained under.
+    manifest : bool
+        Write the sha256 of every file and tensor of base, adapters and output beside the output, for `verify_output`.
     dry_run : bool
         Plan and check all but the values of weights; write nothing.
     force : bool
@@ -100,16 +101,8 @@ def merge(
     at = _common_base(sources) if base is None else _directory(open_base(base))
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
-    opened = [
-        source.open(
-            at, module_order=module_order, stream=stream, threads=threads, keep_weights=not dry_run, progress=progress
-        )
-        for source in sources
-    ]
-    for adapter in opened:
-        soundness.check(adapter)
-    with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused when it is written
-        plan = plan_merge(at, opened, scales, dtype=dtype, tied=tied, release=release)
+    settings = Settings(scales, dtype, tied, stream, order_in(module_order), release)
+    opened, plan = planned(at, sources, settings, threads=threads, keep_weights=not dry_run, progress=progress)
     _check_space(output, plan.size)
     results: list[TensorResult] = []
     if not dry_run:
@@ -119,6 +112,8 @@ def merge(
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results))
             (directory / "README.md").write_text(card, "utf-8")
+            if manifest:
+                record(directory, output.name, at, opened, settings, threads or cores())
     return report_of(output, at, opened, plan, results, dry_run=dry_run, seconds=time.perf_counter() - started)
 
 
@@ -161,7 +156,7 @@ def _write(
     progress.start("Merging", plan.size)
     with MergeWriter(
         directory,
-        threads=threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4),
+        threads=threads or cores(),
         make_adder=adder_on(device),
         check_base=verify_base,
         progress=progress,
@@ -171,6 +166,11 @@ def _write(
             writer.write(file)
             refuse_other_base(writer.results[before:])
     return writer.results
+
+
+def cores() -> int:
+    """How many threads, where nobody says."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
 
 
 def adder_on(device: str) -> MakeAdder:

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,7 @@ from unittest import mock
 import torch
 from fixture_data import fixture
 
-from tinylora_tools import pack
+from tinylora_tools import TinyLoraConfig, merge, pack
 from tinylora_tools.adapters.source import find_source
 from tinylora_tools.cli import main
 from tinylora_tools.errors import TinyLoraError
@@ -31,6 +32,7 @@ from tinylora_tools.formats.pickled.stored import load_pickle
 from tinylora_tools.ops.factor import factor
 from tinylora_tools.ops.verify.check import Check
 from tinylora_tools.ops.verify.golden import compare
+from tinylora_tools.output.manifest import NAME as MANIFEST
 from tinylora_tools.sources.locate import locate
 
 ONE, SHARDED, PICKLED = fixture("peft021-13-numbers"), fixture("peft020-seed-only"), fixture("peft021-pickled")
@@ -121,15 +123,11 @@ def sound_packed() -> bytes:
 
 @cache
 def sound_factors() -> bytes:
-    from tinylora_tools import TinyLoraConfig
-
     config = TinyLoraConfig(r=1, target_modules=("layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj"))
     return _made(lambda path: factor(ONE.base, path, config))
 
 
 def _made(make: Callable[[Path], object]) -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "made.safetensors"
         make(path)
@@ -155,6 +153,22 @@ def golden(place: Path, data: bytes) -> None:
     path.write_bytes(data)
     check = Check("torch", "cpu", "torch-cpu-avx2", True, True, 0, 0.0, "", "0" * 64)
     accepted(lambda: compare([check], path))
+
+
+def manifest(place: Path, data: bytes) -> None:
+    out = place / "out"
+    if not out.exists():
+        merge(ONE.adapter, out, ONE.base, manifest=True)
+    (out / MANIFEST).write_bytes(data)
+    command("verify-output", out, "--json")
+    command("verify-output", out, ONE.adapter, "--base", ONE.base, "--sample", 1)
+
+
+@cache
+def sound_manifest() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        merge(ONE.adapter, Path(directory) / "out", ONE.base, manifest=True)
+        return (Path(directory) / "out" / MANIFEST).read_bytes()
 
 
 def _archive(pickle: bytes) -> bytes:
@@ -242,6 +256,7 @@ TARGETS: dict[str, Target] = {
     "adapter_config": Target("json", (ONE.adapter / "adapter_config.json").read_bytes, adapter_config),
     "packed": Target("safetensors", sound_packed, packed),
     "factors": Target("safetensors", sound_factors, factors),
+    "manifest": Target("json", sound_manifest, manifest),
     "golden": Target(
         "json",
         lambda: json.dumps(

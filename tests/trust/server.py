@@ -18,6 +18,7 @@ from typing import Any
 
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
+from tinylora_tools.ops.merge import write
 
 for _module, _ in COMMANDS.values():
     importlib.import_module(f"tinylora_tools.cli.{_module}")
@@ -28,6 +29,8 @@ for _module in (
     "ops.project", "ops.verify.seed", "adapters.unpack", "huggingface_hub",
 ):  # fmt: skip
     importlib.import_module(_module if _module == "huggingface_hub" else f"tinylora_tools.{_module}")
+
+write.FLUSH_BYTES = 1 << 12  # so that the smallest merge sends something to the disk while it goes on
 
 faults = ctypes.CDLL(None)
 faults.faults_count.restype = ctypes.c_long

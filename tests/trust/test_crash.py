@@ -105,6 +105,16 @@ def test_the_faults_are_met(server: Server, ways: Ways) -> None:
     arguments, _ = prepare(ways, "merge", force=False)
     outputs: Path = ways.places["OUT"].parent
     counts = {call: server.run([*arguments, "--force"], under=outputs, calls=[call]).count for call in WRITES}
-    for call in ("write", "pwrite64", "posix_fallocate64", "fsync", "renameat2", "mkdir", "unlinkat", "open64"):
+    for call in (
+        "write",
+        "pwrite64",
+        "posix_fallocate64",
+        "fsync",
+        "fdatasync",
+        "renameat2",
+        "mkdir",
+        "unlinkat",
+        "open64",
+    ):
         assert counts[call] > 0, counts
     assert counts["copy_file_range"] + counts["sendfile64"] > 0

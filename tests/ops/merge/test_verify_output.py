@@ -192,7 +192,12 @@ def test_adapters_and_settings_have_to_be_those(copied: Callable[[str], tuple[Pa
     edit_json(moved / "adapter_config.json", base_model_name_or_path=None)
     with pytest.raises(UndeterminedError, match="the base isn't at hand"):
         verify_output(out, moved)
-    for settings in ({}, {"scales": 1}, {"scales": [1.0], "module_order": None, "new": 3}):
+    sound = json.loads((out / NAME).read_text())["settings"]
+    wrong: tuple[dict[str, Any], ...] = (
+        {"scales": 1}, {"scales": ["1"]}, {"scales": [float("inf")]}, {"dtype": ["auto"]}, {"dtype": "int8"},
+        {"tied": None}, {"stream": "x"}, {"module_order": "a"}, {"module_order": [1]}, {"release": 4}, {"new": 3},
+    )  # fmt: skip
+    for settings in ({}, *({**sound, **change} for change in wrong)):
         edit_json(out / NAME, settings=settings)
         with pytest.raises(FormatError, match="its settings aren't those of this release"):
             verify_output(out, adapter, base)

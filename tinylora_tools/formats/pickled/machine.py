@@ -7,7 +7,6 @@ own pickle module, for the instructions and how each is encoded: Lib/pickletools
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -151,6 +150,8 @@ def unpickle(file: BinaryIO, storage: Callable[[tuple[Any, ...]], object], tenso
     PickleError
         For anything that isn't as `torch.save` writes it, or would have to be run.
     """
+    import pickletools  # which few files need
+
     machine = _Machine(storage, tensor)
     try:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):

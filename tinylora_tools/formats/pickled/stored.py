@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -23,6 +22,8 @@ from ..tensors import DTYPE_BITS, numpy_dtype
 from .machine import Global, PickleError, View, unpickle
 
 if TYPE_CHECKING:
+    import zipfile
+
     from numpy.typing import NDArray
 
 _DTYPES = {
@@ -124,6 +125,8 @@ def load_pickle(path: Path) -> Any:
     FormatError
         If it is damaged, compressed, or would have to run code to be read.
     """
+    import zipfile  # which few files need
+
     with open_input(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -182,6 +185,8 @@ class _Tensors:
 
 
 def _read_archive(path: Path, file: BinaryIO, size: int) -> Any:
+    import zipfile
+
     records = {}
     for entry in zipfile.ZipFile(file).infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:

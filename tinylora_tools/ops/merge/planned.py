@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ...adapters import soundness
 from ...adapters.load import Adapter
 from ...adapters.source import Source
 from ...bases.base import Base
+from ...checks import DTYPES
+from ...core.streams.projection import STREAMS
 from ...progress import Progress
 from .plan import plan_merge
 from .words import MergePlan
@@ -26,6 +29,34 @@ class Settings:
     stream: str | None = None
     module_order: tuple[str, ...] | None = None
     release: str | None = None
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Settings:
+        """Settings from JSON, whatever is in it.
+
+        Raises
+        ------
+        ValueError
+            If they aren't those of this release.
+        """
+        checks = {
+            "scales": lambda value: _is_list(value, (int, float)) and all(abs(one) < 1e308 for one in value),
+            "dtype": lambda value: value in ("auto", *DTYPES),
+            "tied": lambda value: value in ("untie", "share"),
+            "stream": lambda value: value is None or value in STREAMS,
+            "module_order": lambda value: value is None or _is_list(value, (str,)),
+            "release": lambda value: value in (None, "4", "5"),
+        }
+        wrong = [name for name in checks if name not in said or not checks[name](said[name])]
+        if wrong or said.keys() - checks.keys():
+            raise ValueError(", ".join(wrong) or "unknown settings")
+        order = said["module_order"]
+        scales = tuple(map(float, said["scales"]))
+        return cls(**{**said, "scales": scales, "module_order": None if order is None else tuple(order)})
+
+
+def _is_list(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, list) and all(type(one) in kinds for one in value)
 
 
 def planned(

@@ -27,7 +27,6 @@ from .card import card_of
 from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tensor import TensorResult
-from .verify_output import record
 from .words import MergePlan
 from .write import MakeAdder, MergeWriter
 
@@ -113,6 +112,8 @@ def merge(
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results))
             (directory / "README.md").write_text(card, "utf-8")
             if manifest:
+                from .verify_output import record  # which brings OpenSSL's library
+
                 record(directory, output.name, at, opened, settings, threads or cores())
     return report_of(output, at, opened, plan, results, dry_run=dry_run, seconds=time.perf_counter() - started)
 

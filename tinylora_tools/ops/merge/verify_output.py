@@ -150,12 +150,11 @@ def record(
 
 def _settings(manifest: Manifest, directory: Path) -> Settings:
     try:
-        said = dict(manifest.settings)
-        order = said.pop("module_order")
-        return Settings(tuple(map(float, said.pop("scales"))), module_order=order and tuple(order), **said)
-    except (KeyError, TypeError, ValueError):
+        return Settings.of(manifest.settings)
+    except ValueError as error:
         hint = "Check it with the release that wrote it, or merge again."
-        raise FormatError("its settings aren't those of this release", where=directory / NAME, hint=hint) from None
+        what = f"its settings aren't those of this release: {error}"
+        raise FormatError(what, where=directory / NAME, hint=hint) from None
 
 
 def _tensors(checkpoint: Checkpoint) -> list[tuple[str, TensorFile]]:

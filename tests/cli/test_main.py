@@ -88,6 +88,12 @@ def test_wrong_usage_is_2(tinylora: Run) -> None:
     assert tinylora("merge", adapter, "-o", "x", "--dtype", "int8").code == 2
 
 
+def heeding_signals() -> None:
+    """A test run in the background, or under nohup, ignores some."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int, threads: int) -> None:
@@ -115,7 +121,7 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     process = subprocess.Popen(
         [str(part) for part in command],
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+        preexec_fn=heeding_signals,
     )
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob(".o.tinylora-partial/whole.*/*.safetensors")) and time.monotonic() < deadline:

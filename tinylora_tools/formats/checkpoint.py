@@ -122,7 +122,7 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
 
 
 def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
-    """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
+    """One weights file: safetensors by its header alone, anything else by its pickle, which isn't run."""
     return read_header(path, keep_open=keep_open) if path.suffix == ".safetensors" else read_torch_file(path)
 
 

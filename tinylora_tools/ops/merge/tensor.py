@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -50,6 +51,7 @@ class OpenSource:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
+        self._read = lru_cache(maxsize=2)(file.read)  # whole, where blocks can't be read by themselves
         self._opened = None
         if isinstance(file, SafetensorsFile):
             file.remember()
@@ -67,14 +69,14 @@ class OpenSource:
         if descriptor is not None:
             copy_range(descriptor, tensor.start + offset, target.descriptor, start, size)
         else:
-            data = self._file.read(tensor.name).reshape(-1).view(np.uint8)
+            data = self._read(tensor.name).reshape(-1).view(np.uint8)
             target.write_at(data[offset : offset + size].data, start)
 
     def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         """Rows of a tensor seen as (rows, columns): in `buffer`, or where they are in memory."""
         descriptor = self._descriptor(tensor)
         if descriptor is None:
-            return self._file.read(tensor.name).reshape(-1, columns)[first:last]
+            return self._read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)
         width = columns * dtype.itemsize
         data = buffer[: (last - first) * width]

@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 
 from tinylora_tools.errors import FormatError, MismatchError
-from tinylora_tools.inputs import open_input, read_input, require_unchanged, watches_inputs, watching_inputs
+from tinylora_tools.inputs import open_input, require_unchanged, watches_inputs, watching_inputs
 
 NOWHERE = Path("/nowhere")
+
+
+def read_input(path: Path) -> bytes:
+    with open_input(path) as file:
+        return file.read()
 
 
 def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:

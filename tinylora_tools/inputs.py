@@ -85,12 +85,6 @@ def open_input(path: Path) -> BinaryIO:
         raise
 
 
-def read_input(path: Path) -> bytes:
-    """All bytes of a file; raises as `open_input`."""
-    with open_input(path) as file:
-        return file.read()
-
-
 def remember(path: Path, state: FileState) -> None:
     """Count a file among the inputs, as it was when it was opened: the first time counts."""
     watched = _watched.get()

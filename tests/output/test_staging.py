@@ -15,7 +15,7 @@ import pytest
 from damage import snapshot
 
 from tinylora_tools.errors import MismatchError, OutputError
-from tinylora_tools.inputs import read_input, watching_inputs
+from tinylora_tools.inputs import open_input, watching_inputs
 from tinylora_tools.output.staging import (
     check_file,
     check_output,
@@ -158,14 +158,14 @@ def test_an_input_that_is_changed_meanwhile(tmp_path: Path) -> None:
     )
     for staged in ways:
         with pytest.raises(MismatchError, match="in: was changed while this run used it"), watching_inputs():
-            read_input(source)
+            open_input(source).close()
             with staged() as whole:
                 if isinstance(whole, tuple):
                     whole[1].write_text("of one")
                 source.write_text(source.read_text() + " more")
         assert names(tmp_path) == ["in"]
     with watching_inputs():
-        read_input(source)
+        open_input(source).close()
         with staged_file(out, force=False) as whole:
             whole.write_text("of all")
     assert names(tmp_path) == ["in", "out"]

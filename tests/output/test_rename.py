@@ -88,7 +88,8 @@ def test_where_names_cannot_be_exchanged_nothing_is_done(two: tuple[Path, Path])
 def test_a_name_has_to_be_free(two: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     for taken in (two[1], tmp_path / "link"):
-        with pytest.raises(FileExistsError):
+        with pytest.raises(FileExistsError) as caught:
             rename_to_free(two[0], taken)
+        assert caught.value.filename == str(taken)
     rename_to_free(two[0], tmp_path / "free")
     assert sorted(os.listdir(tmp_path)) == ["a directory", "free", "link"]  # noqa: PTH208

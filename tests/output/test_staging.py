@@ -148,6 +148,20 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == [".out.tinylora-replaced", "out"]
 
 
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Written by whoever knows nothing of our lock."""
+    for name, staged in (
+        ("file", staged_file(tmp_path / "file", force=False)),
+        ("directory", staged_directory(tmp_path / "directory", force=False, inputs=[])),
+    ):
+        with pytest.raises(OutputError, match=f"can't be written: {tmp_path / name} is in the way"), staged as whole:
+            if not whole.exists():
+                whole.write_text("ours")
+            (tmp_path / name).write_text("theirs")
+        assert (tmp_path / name).read_text() == "theirs"
+    assert names(tmp_path) == ["directory", "file"]
+
+
 def test_an_input_that_is_changed_meanwhile(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.write_text("one")

@@ -53,4 +53,6 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
     code = ctypes.get_errno()
     if code in _UNABLE:
         return False
+    if code == errno.EEXIST:
+        raise FileExistsError(code, os.strerror(code), str(target))
     raise OSError(code, os.strerror(code), str(source), None, str(target))

@@ -106,3 +106,13 @@ def test_everything_is_flushed_before_it_gets_its_name(
         assert last_flush[path.stat().st_ino] > max(inside), path
     parent = output.parent.stat().st_ino
     assert any(event.what == "fsync" and event.inode == parent for event in events[renamed + 1 :])
+
+
+def test_directories_that_are_made_for_an_output_are_flushed_too(
+    traced: Callable[..., list[Event]], tmp_path: Path
+) -> None:
+    """Each in the one that has its name: else all of it may be gone with the power."""
+    out = tmp_path / "deep" / "er" / "out"
+    events = traced("project", "--seed", 42, "-u", 3, "-r", 2, "-o", out.with_suffix(".safetensors"))
+    flushed = {event.inode for event in events if event.what == "fsync"}
+    assert {path.stat().st_ino for path in (tmp_path, tmp_path / "deep", tmp_path / "deep" / "er")} <= flushed

@@ -8,6 +8,7 @@ as they were when they were opened. What a killed run leaves behind is cleared, 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -87,9 +88,17 @@ def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
 def _workshop(output: Path, kept: str = "nothing was kept") -> Iterator[Workshop]:
     output = output.absolute()
     with _explained(output, kept):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(output)
         with workshop(output) as shop:
             yield shop
+
+
+def _make_parents(output: Path) -> None:
+    """Make the directories that the output is to lie in, and flush their names."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), output.parents))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync(path.parent)
 
 
 def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:

@@ -137,7 +137,11 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     strange.write_text("years of work")
     (tmp_path / ".out.tinylora-replaced").write_text("whose?")
     before = snapshot(tmp_path)
-    for staged in (staged_directory(out, force=True, inputs=[]), staged_file(out, force=True), resumable_file(out)):
+    for staged in (
+        staged_directory(out, force=True, inputs=[]),
+        staged_file(out, force=True),
+        resumable_file(out, force=False),
+    ):
         with pytest.raises(OutputError) as caught, staged:
             raise StoppedError
         assert str(caught.value) == f"{out}: can't be written: {strange} is in the way"
@@ -168,7 +172,7 @@ def test_an_input_that_is_changed_meanwhile(tmp_path: Path) -> None:
     ways: tuple[Callable[[], Any], ...] = (
         lambda: staged_directory(out, force=False, inputs=[]),
         lambda: staged_file(out, force=False),
-        lambda: resumable_file(out),
+        lambda: resumable_file(out, force=False),
     )
     for staged in ways:
         with pytest.raises(MismatchError, match="in: was changed while this run used it"), watching_inputs():
@@ -205,14 +209,14 @@ def test_a_directory_whose_content_may_not_be_removed(tmp_path: Path) -> None:
 def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "f.safetensors"
     with locked(tmp_path / ".out.tinylora-partial"), locked(tmp_path / ".f.safetensors.tinylora-partial"):
-        for staged in (staged_directory(out, force=False, inputs=[]), resumable_file(file)):
+        for staged in (staged_directory(out, force=False, inputs=[]), resumable_file(file, force=False)):
             with pytest.raises(OutputError, match="another run is writing this output"), staged:
                 raise StoppedError
         assert names(tmp_path) == [".f.safetensors.tinylora-partial", ".out.tinylora-partial"]
-    with staged_directory(out, force=False, inputs=[]) as partial, resumable_file(file) as (parts, whole):
+    with staged_directory(out, force=False, inputs=[]) as partial, resumable_file(file, force=False) as (parts, whole):
         (partial / "config.json").write_text("mine")
         whole.write_text("mine")
-        for staged in (staged_directory(out, force=True, inputs=[]), resumable_file(file)):
+        for staged in (staged_directory(out, force=True, inputs=[]), resumable_file(file, force=False)):
             with pytest.raises(OutputError, match="another run is writing this output"), staged:
                 raise StoppedError
     assert snapshot(tmp_path) == {"out/config.json": b"mine", "f.safetensors": b"mine"}
@@ -240,12 +244,14 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_long_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "factors.safetensors"
     out.write_text("older")
-    with pytest.raises(StoppedError), resumable_file(out) as (parts, whole):
+    with pytest.raises(StoppedError), resumable_file(out, force=True) as (parts, whole):
         (parts / "1").write_text("first")
         whole.write_text("half")
         raise StoppedError
     assert out.read_text() == "older"
-    with resumable_file(out) as (parts, whole):
+    with pytest.raises(OutputError, match="exists already"), resumable_file(out, force=False):
+        raise StoppedError
+    with resumable_file(out, force=True) as (parts, whole):
         assert names(parts) == ["1"]  # without the file that was begun
         whole.write_text((parts / "1").read_text() + " and second")
     assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
@@ -259,7 +265,7 @@ def test_a_full_disk_says_what_was_kept(tmp_path: Path) -> None:
     for staged, kept in (
         (staged_directory(out, force=False, inputs=[]), "nothing was kept"),
         (staged_file(out, force=False), "nothing was kept"),
-        (resumable_file(out), "what is done so far is kept beside it"),
+        (resumable_file(out, force=False), "what is done so far is kept beside it"),
     ):
         with pytest.raises(OutputError) as caught, staged:
             fill(out)
@@ -324,7 +330,11 @@ def test_links_are_not_replaced(tmp_path: Path) -> None:
         ("lost", "is a symbolic link, which isn't replaced"),
     ):
         out = tmp_path / name
-        for staged in (staged_directory(out, force=True, inputs=[]), staged_file(out, force=True), resumable_file(out)):
+        for staged in (
+            staged_directory(out, force=True, inputs=[]),
+            staged_file(out, force=True),
+            resumable_file(out, force=False),
+        ):
             with pytest.raises(OutputError) as caught, staged:
                 raise StoppedError
             assert str(caught.value) == f"{out}: {message}"

@@ -121,7 +121,7 @@ def factor(
     older = _older(output, at.directory, force=force)
     if older is not None and not force:
         _refuse_another(older, at.checkpoint, modules, config.r, output)
-    with resumable_file(output) as (parts, whole), torch_threads(threads):
+    with resumable_file(output, force=force or older is not None) as (parts, whole), torch_threads(threads):
         work = _Work(at.checkpoint, config.r, where, parts, older)
         found = _all(work, modules, output, progress or NoProgress())
         written = _assemble(whole, work, modules, config.r)

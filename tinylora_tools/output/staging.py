@@ -64,24 +64,25 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
+def resumable_file(output: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
     """A directory for parts of a long work, and a path for the file that is made of them at the end.
 
-    If the body ends without an exception, the file becomes `output`, over an older one too, and the directory goes.
-    Else the directory stays, with what the body put there, for the next run to go on from.
+    If the body ends without an exception, the file becomes `output`, and the directory goes. Else the directory stays,
+    with what the body put there, for the next run to go on from.
 
     Raises
     ------
     OutputError
-        If `output` is no file, can't be written, or is being written by another run; and for a full disk.
+        As `staged_file`.
     MismatchError
         If an input was changed meanwhile.
     """
-    check_file(output, force=True)
+    check_file(output, force=force)
     with _workshop(output, "what is done so far is kept beside it") as shop:
+        check_file(output, force=force)
         whole = shop.new()
         yield shop.parts, whole
-        _publish(shop, whole, output, force=True)
+        _publish(shop, whole, output, force=force)
 
 
 @contextmanager

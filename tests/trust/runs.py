@@ -119,15 +119,17 @@ class Server:
         seed: int = 0,
         after: float | None = None,
         signal: int = 9,
+        exchange: bool = True,
     ) -> list[Ended]:
         """Runs that begin at the same time, as they ended, in the order of `runs`.
 
         Calls below `under` are counted; the one with the number `at` is the last, or fails, or all are late, by
-        `action`. With `after`, each gets a signal so many seconds later.
+        `action`. With `after`, each gets a signal so many seconds later. Without `exchange`, as on a file system where
+        names can't change places.
         """
         common = {
             "under": str(under or "/nowhere"), "calls": ",".join(calls), "at": at, "action": action, "error": error,
-            "seed": seed, "after": after, "signal": signal,
+            "seed": seed, "after": after, "signal": signal, "exchange": exchange,
         }  # fmt: skip
         jobs = [
             {**common, "arguments": list(one), "out": str(self.said / f"{n}.out"), "err": str(self.said / f"{n}.err")}

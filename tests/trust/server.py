@@ -19,6 +19,7 @@ from typing import Any
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
 from tinylora_tools.ops.merge import write
+from tinylora_tools.output import rename
 
 for _module, _ in COMMANDS.values():
     importlib.import_module(f"tinylora_tools.cli.{_module}")
@@ -47,6 +48,8 @@ def begin(job: dict[str, Any]) -> int:
     sys.argv = ["tinylora", *job["arguments"]]
     under, calls = job["under"].encode(), job["calls"].encode()
     faults.faults_arm(under, calls, ctypes.c_long(job["at"]), job["action"], job["error"], job["seed"])
+    if not job["exchange"]:
+        rename._renameat2 = lambda *_: False
     code = 99
     try:
         main()

@@ -70,6 +70,25 @@ def test_a_kill_at_every_call(
     kill_at_calls(server, ways, command, undisturbed[command], force=force, most=MANY)
 
 
+@pytest.mark.parametrize("command", ["merge", "project"])
+def test_a_kill_where_names_cannot_change_places(
+    command: str, server: Server, ways: Ways, undisturbed: dict[str, object]
+) -> None:
+    """Between two renames nothing has the name. The next run, whatever it is told, puts the old output back first."""
+    outputs, output, lost = ways.places["OUT"].parent, ways.output(command), 0
+    arguments, _ = prepare(ways, command, force=True)
+    how = {"under": outputs, "calls": ["rename"], "exchange": False}
+    for at in range(1, 1 + server.run(arguments, **how).count):
+        arguments, old = prepare(ways, command, force=True)
+        assert server.run(arguments, action=KILL, at=at, **how).code == -signal.SIGKILL
+        lost += not output.exists()
+        unasked = server.run(ways.arguments(command))
+        assert (unasked.code, "exists already" in unasked.err) == (1, True), unasked
+        assert content(output) == old
+        check_next_run(server, ways, command, old, undisturbed[command], f"killed at rename {at}")
+    assert lost
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_kill_after_any_time(command: str, server: Server, ways: Ways, undisturbed: dict[str, object]) -> None:

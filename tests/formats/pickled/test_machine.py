@@ -68,7 +68,7 @@ class Instance:
         ({(1, 2): 3}, "keys that are neither texts nor numbers"),
         ({None: 3}, "keys that are neither texts nor numbers"),
     ],
-    ids=str,
+    ids=["system", "eval", "pairs", "instance", "set", "bytes", "tuple as a key", "none as a key"],
 )
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_would_have_to_be_run_is_refused(value: Any, what: str, protocol: int) -> None:

@@ -48,7 +48,8 @@ def kill_at_calls(server: Server, ways: Ways, command: str, whole: object, *, fo
     for at in points:
         arguments, old = prepare(ways, command, force=force)
         ended = server.run(arguments, under=outputs, calls=WRITES, action=KILL, at=at)
-        assert ended.code == -signal.SIGKILL, (at, count, ended)
+        reached = ended.count >= at  # how often a merge flushes in the background is up to its threads
+        assert ended.code == (-signal.SIGKILL if reached else 0), (at, count, ended)
         check_next_run(server, ways, command, old, whole, f"killed at call {at} of {count}")
 
 

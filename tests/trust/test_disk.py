@@ -87,14 +87,12 @@ def test_what_the_disk_says_in_the_background_is_heard(
 ) -> None:
     """A merge sends what it has written to the disk while it goes on. Linux tells of an error once: the fsync at the
     end may well succeed, over zeros."""
-    outputs = ways.places["OUT"].parent
-    for at in (1, 2):
-        ways.clear()
-        how = {"under": outputs, "calls": ["fdatasync"], "action": FAIL, "at": at, "error": errno.ENOSPC}
-        ended = server.run(ways.arguments(command), **how)
-        assert ended.count >= at
-        assert (ended.code, "no space left on the device" in ended.err) == (1, True), ended
-        check(ended, ways, command, None, undisturbed[command])
+    ways.clear()
+    how = {"under": ways.places["OUT"].parent, "calls": ["fdatasync"], "action": FAIL, "at": 1, "error": errno.ENOSPC}
+    ended = server.run(ways.arguments(command), **how)
+    assert ended.count >= 1
+    assert (ended.code, "no space left on the device" in ended.err) == (1, True), ended
+    check(ended, ways, command, None, undisturbed[command])
 
 
 @pytest.mark.slow

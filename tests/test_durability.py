@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from fixture_data import fixture
 
+from tinylora_tools.output import rename
+
 Run = Callable[..., Any]
 
 
@@ -37,7 +39,7 @@ sys.addaudithook(_hook)  # which stays: it records only while a test asks
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch, tinylora: Run) -> Callable[..., list[Event]]:
     """Run a command, and say in which order it flushed and renamed."""
-    real = os.fsync
+    real, renaming = os.fsync, rename._renameat2
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
@@ -45,7 +47,13 @@ def traced(monkeypatch: pytest.MonkeyPatch, tinylora: Run) -> Callable[..., list
         if _events is not None:
             _events.append(Event("fsync", state.st_ino, state.st_size, state.st_mtime_ns))
 
+    def renameat2(source: Path, target: Path, flags: int) -> bool:
+        if _events is not None:
+            _events.append(Event("rename", source.stat().st_ino, 0, 0))
+        return renaming(source, target, flags)
+
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(rename, "_renameat2", renameat2)  # which the audit hook doesn't see
 
     def run(*arguments: object) -> list[Event]:
         global _events
@@ -98,3 +106,13 @@ def test_everything_is_flushed_before_it_gets_its_name(
         assert last_flush[path.stat().st_ino] > max(inside), path
     parent = output.parent.stat().st_ino
     assert any(event.what == "fsync" and event.inode == parent for event in events[renamed + 1 :])
+
+
+def test_directories_that_are_made_for_an_output_are_flushed_too(
+    traced: Callable[..., list[Event]], tmp_path: Path
+) -> None:
+    """Each in the one that has its name: else all of it may be gone with the power."""
+    out = tmp_path / "deep" / "er" / "out"
+    events = traced("project", "--seed", 42, "-u", 3, "-r", 2, "-o", out.with_suffix(".safetensors"))
+    flushed = {event.inode for event in events if event.what == "fsync"}
+    assert {path.stat().st_ino for path in (tmp_path, tmp_path / "deep", tmp_path / "deep" / "er")} <= flushed

@@ -14,12 +14,13 @@ PACKAGE = ROOT / "tinylora_tools"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: What each storey may import of this package, besides itself.
-GROUND = {"errors", "progress", "wording", "checks"}
+GROUND = {"errors", "progress", "wording", "checks", "inputs"}
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "wording": set(),
     "checks": {"errors", "wording"},
+    "inputs": {"errors"},
     "core": GROUND,
     "formats": GROUND,
     "sources": GROUND,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fixture_data import ROOT, fixture
 
 from tinylora_tools.bases import held
 from tinylora_tools.cli import main
 from tinylora_tools.formats import safetensors_file
+from tinylora_tools.formats.pickled import stored
 from tinylora_tools.ops.merge import tensor as merge_tensor
 
 BASE = ROOT / "bases" / "qwen2-bf16"
@@ -75,7 +75,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
         return real_pieces(self, name)
 
     def rows(self: Any, tensor: Any, columns: int, first: int, last: int, buffer: Any) -> Any:
-        if _watching and self._descriptor is not None:
+        if _watching and self._descriptor(tensor) is not None:
             _watching[0].rows[self._file.path, tensor.name] += (last - first) * columns
         return real_rows(self, tensor, columns, first, last, buffer)
 
@@ -147,13 +147,13 @@ def test_a_peft_adapter_is_opened_once(command: str, name: str, watched: Callabl
 def test_a_pickled_adapter_is_unpickled_once(
     command: str, watched: Callable[..., Seen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case, loaded, real = fixture(PICKLED), list[Path](), torch.load
+    case, loaded, real = fixture(PICKLED), list[Path](), stored._read_archive
 
-    def load(path: Path, **options: Any) -> Any:
+    def load(path: Path, *rest: Any) -> Any:
         loaded.append(path)
-        return real(path, **options)
+        return real(path, *rest)
 
-    monkeypatch.setattr(torch, "load", load)
+    monkeypatch.setattr(stored, "_read_archive", load)
     watched(*arguments_of(command, case.adapter, case.base, tmp_path / "o"))
     assert loaded.count(case.adapter / "adapter_model.bin") == 1
     assert len(set(loaded)) == len(loaded)  # its base is pickled too

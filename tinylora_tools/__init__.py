@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .ops.factor import factor
     from .ops.inspect.run import inspect
     from .ops.merge.run import merge
+    from .ops.merge.verify_output import verify_output
     from .ops.project import draw_projection, project
     from .ops.verify.base import verify_base
     from .ops.verify.seed import verify_seed
@@ -70,6 +71,7 @@ _HOMES = {
     "to_peft": "ops.convert.peft",
     "top_triplets": "core.svd.triplets",
     "verify_base": "ops.verify.base",
+    "verify_output": "ops.merge.verify_output",
     "verify_seed": "ops.verify.seed",
 }
 
@@ -97,6 +99,7 @@ __all__ = [
     "to_peft",
     "top_triplets",
     "verify_base",
+    "verify_output",
     "verify_seed",
 ]
 

@@ -19,8 +19,8 @@ from third_party_updates import BASES, QWEN2, converted, near, options
 
 from tinylora_tools.adapters.source import load_adapter
 from tinylora_tools.errors import FormatError, TinyLoraError
+from tinylora_tools.formats.pickled.stored import load_pickle
 from tinylora_tools.formats.third_party import find
-from tinylora_tools.formats.torch_file import load_pickle
 
 Run = Callable[..., Any]
 
@@ -219,7 +219,7 @@ def test_tensors_of_a_gpu_are_read_on_a_cpu(tmp_path: Path, monkeypatch: pytest.
     torch.save({"v_0": torch.arange(3.0)}, tmp_path / "adapter.pt")
     monkeypatch.undo()
     assert b"cuda:0" in (tmp_path / "adapter.pt").read_bytes()
-    assert load_pickle(tmp_path / "adapter.pt")["v_0"].tolist() == [0.0, 1.0, 2.0]
+    assert load_pickle(tmp_path / "adapter.pt")["v_0"].read().tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("dialect", projects.PROJECTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from fixture_data import ROOT, fixture
 
 from tinylora_tools.cli.convert import FORMS
-from tinylora_tools.cli.main import COMMANDS, group
+from tinylora_tools.cli.main import COMMANDS, explained, group
 
 Run = Callable[..., Any]
 
@@ -32,6 +33,7 @@ LINES = {
     "init": ["SOURCE", "-o", "OUT"],
     "verify-base": ["SOURCE"],
     "project": ["SOURCE", "-o", "OUT"],
+    "verify-output": ["SOURCE"],
     "verify-seed": ["SOURCE"],
     "convert lora": ["SOURCE", "-o", "OUT"],
     "convert peft": ["SOURCE", "-o", "OUT"],
@@ -86,8 +88,14 @@ def test_wrong_usage_is_2(tinylora: Run) -> None:
     assert tinylora("merge", adapter, "-o", "x", "--dtype", "int8").code == 2
 
 
+def heeding_signals() -> None:
+    """A test run in the background, or under nohup, ignores some."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: int, threads: int) -> None:
     """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
     case = fixture("peft020-tiny")
@@ -113,10 +121,10 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     process = subprocess.Popen(
         [str(part) for part in command],
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+        preexec_fn=heeding_signals,
     )
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".o.tinylora-partial/*.safetensors")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".o.tinylora-partial/whole.*/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(kind)
     _, err = process.communicate(timeout=30)
@@ -181,3 +189,45 @@ def test_commands_that_there_are_not(tinylora: Run) -> None:
 
 def test_the_version_is_the_packages(tinylora: Run) -> None:
     assert tinylora("--version").out == f"tinylora {version('tinylora-tools')}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there isn't enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "there isn't enough memory",
+        ),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "there isn't enough memory"),
+        (ImportError("No module named 'ml_dtypes'"), "a library can't be loaded: No module named 'ml_dtypes'"),
+        (RuntimeError("can't start new thread"), "the system allows no more threads"),
+        (RuntimeError("a bug"), None),
+        (OSError(5, "Input/output error"), "reading or writing failed (Input/output error)"),
+    ],
+)
+def test_limits_of_the_system_are_messages_and_bugs_are_not(error: Exception, said: str | None) -> None:
+    found = explained(error)
+    assert (None if found is None else found.what) == said
+    assert found is None or found.hint
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_pipe_is_no_source(tinylora: Run, name: str, tmp_path: Path) -> None:
+    """And nobody waits for who might write to it."""
+    os.mkfifo(tmp_path / "pipe")
+    result = tinylora(*name.split(), *(tmp_path / "pipe" if part == "SOURCE" else part for part in LINES[name]))
+    assert (result.code, "is neither a file nor a directory, but a pipe" in result.err) == (1, True), result
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are kept by Linux")
+@pytest.mark.parametrize("megabytes", [150, 300, 600])
+def test_too_little_memory_is_a_message(megabytes: int) -> None:
+    """Wherever it shows: as libraries are loaded, or later."""
+    case = fixture("peft021-13-numbers")
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({megabytes << 20},) * 2)\n"
+    code = limited + "from tinylora_tools.cli import main; main()"
+    command = [sys.executable, "-c", code, "verify-base", case.adapter, "--base", case.base]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "error: there isn't enough memory" in done.stderr or "OpenBLAS error: Memory" in done.stderr

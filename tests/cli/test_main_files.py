@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,33 +43,30 @@ def test_directories_that_hold_nothing(tinylora: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "denied", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "base/model.safetensors"]
+    ("name", "denied"),
+    [
+        ("peft020-tiny", "adapter/adapter_model.safetensors"),
+        ("peft020-tiny", "adapter/adapter_config.json"),
+        ("peft020-tiny", "base/model.safetensors"),
+        ("peft021-pickled", "adapter/adapter_model.bin"),
+    ],
 )
 def test_files_that_may_not_be_read(
-    copied: Copied, tinylora: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, denied: str
+    copied: Copied, tinylora: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, denied: str
 ) -> None:
     """Root may read everything, so the system's answer is made up."""
-    adapter, base = copied("peft020-tiny")
-    path, real = adapter.parent / denied, Path.open
+    adapter, base = copied(name)
+    path, real = adapter.parent / denied, os.open
 
-    def deny(self: Path, *arguments: Any, **options: Any) -> Any:
-        if self == path:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return real(self, *arguments, **options)
+    def deny(opened: Any, *arguments: Any, **options: Any) -> int:
+        if str(opened) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(opened, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", deny)
-    for arguments in (("merge", adapter, "--base", base, "-o", tmp_path / "o"), ("inspect", path.parent)):
-        result = tinylora(*arguments)
+    monkeypatch.setattr(os, "open", deny)
+    for words in (("merge", adapter, "--base", base, "-o", tmp_path / "o"), ("inspect", path.parent)):
+        result = tinylora(*words)
         assert (result.code, f"{path}: can't be used (Permission denied)" in result.err) == (1, True), result
-
-
-def test_a_pickle_that_may_not_be_read(tinylora: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deny(path: Path, **_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr("torch.load", deny)
-    result = tinylora("inspect", fixture("peft021-pickled").adapter)
-    assert (result.code, "adapter_model.bin: can't be used (Permission denied)" in result.err) == (1, True), result
 
 
 def test_paths_that_no_file_can_have(copied: Copied, tinylora: Run, tmp_path: Path) -> None:

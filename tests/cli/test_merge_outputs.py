@@ -163,9 +163,9 @@ def test_force_replaces_a_model_only_with_a_whole_one(copied: Copied, tinylora: 
 def test_a_killed_run_is_cleared_by_the_next(tinylora: Run, tmp_path: Path) -> None:
     case = fixture("peft020-tiny")
     partial = tmp_path / ".o.tinylora-partial"
-    partial.mkdir()
-    (partial / "model.safetensors").write_bytes(b"half")
-    (partial / "leftover.bin").write_bytes(b"half")
+    (partial / "whole.0").mkdir(parents=True)
+    (partial / "whole.0" / "model.safetensors").write_bytes(b"half")
+    (partial / "whole.0" / "leftover.bin").write_bytes(b"half")
     assert tinylora("merge", case.adapter, "--base", case.base, "-o", tmp_path / "o").code == 0
     assert not partial.exists()
     assert not (tmp_path / "o" / "leftover.bin").exists()
@@ -175,7 +175,7 @@ def test_two_runs_do_not_mix(tinylora: Run, tmp_path: Path) -> None:
     case = fixture("peft020-tiny")
     partial = tmp_path / ".o.tinylora-partial"
     partial.mkdir()
-    lock = os.open(partial, os.O_RDONLY)
+    lock = os.open(partial / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     result = tinylora("merge", case.adapter, "--base", case.base, "-o", tmp_path / "o")
     os.close(lock)

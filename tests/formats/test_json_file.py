@@ -56,3 +56,12 @@ def test_what_is_too_deep_or_too_long_for_python(tmp_path: Path, content: bytes)
 def test_a_file_that_is_not_there_is_the_system_s_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_object(tmp_path / "x.json")
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # of nothing but holes
+    with pytest.raises(FormatError, match="is larger than 100,000,000 bytes") as caught:
+        read_object(path)
+    assert caught.value.where == str(path)

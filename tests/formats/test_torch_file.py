@@ -8,22 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pickles import saved
 from torch import Tensor
 
 from tinylora_tools.errors import FormatError
 from tinylora_tools.formats import torch_file
-from tinylora_tools.formats.torch_file import load_pickle, read_torch_file, torch_file_of
+from tinylora_tools.formats.pickled.stored import load_pickle
+from tinylora_tools.formats.torch_file import read_torch_file, torch_file_of
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32,
     torch.uint64,
 ]  # fmt: skip
-
-
-def saved(path: Path, content: Any, **how: Any) -> Path:
-    torch.save(content, path, **how)
-    return path
 
 
 @pytest.mark.parametrize("zipped", [True, False])  # PyTorch 1.5 and before wrote no zip archive
@@ -87,12 +84,10 @@ def test_damaged_files_are_told(tmp_path: Path, kept: int) -> None:
     ("content", "what"),
     [
         ([torch.zeros(1)], "holds a list, expected a state dict"),
-        (torch.zeros(1), "holds a Tensor, expected a state dict"),
+        (torch.zeros(1), "holds a tensor, expected a state dict"),
         ({"a": torch.zeros(1), "b": 3}, "'b' is a int, expected a tensor"),
-        ({5: torch.zeros(1)}, "5 is a Tensor, expected a tensor"),
+        ({5: torch.zeros(1)}, "5 is a tensor, expected a tensor"),
         ({"a": {"b": torch.zeros(1)}}, "'a' is a dict, expected a tensor"),
-        ({"a": torch.zeros(1, dtype=torch.complex128)}, "a: a torch.complex128 torch.strided tensor isn't supported"),
-        ({"a": torch.eye(2).to_sparse()}, "a: a torch.float32 torch.sparse_coo tensor isn't supported"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, content: Any, what: str) -> None:

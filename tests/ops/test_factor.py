@@ -149,7 +149,7 @@ def test_a_part_of_another_weight_or_a_torn_one_is_not_reused(
         with pytest.raises(KeyboardInterrupt):
             factor(base, out, LINEAR)
         monkeypatch.setattr(module, "top_triplets", module_top_triplets)
-        parts = sorted((tmp_path / ".f.safetensors.tinylora-partial").glob("*.safetensors"))
+        parts = sorted((tmp_path / ".f.safetensors.tinylora-partial" / "parts").glob("*.safetensors"))
         parts[0].write_bytes(parts[0].read_bytes()[:-7])
         named = next(name for path in parts[1:] for name in read_factors(path).modules)
         change(base, f"{named}.weight")

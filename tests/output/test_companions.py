@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from damage import snapshot
 
+from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.tokenizer_files import find_tokenizer
 from tinylora_tools.output.companions import copy_adapter_files, copy_model_files, model_files
 
@@ -86,14 +88,54 @@ def test_what_is_written_already_stays(copy: object, tmp_path: Path) -> None:
     assert snapshot(out) == {"config.json": b"the merge's own", "tokenizer.json": b"the tokenizer.json"}
 
 
-def test_links_are_followed_so_that_the_output_stands_alone(tmp_path: Path) -> None:
-    """A Hub cache is made of links to files; links to directories and to nothing are left."""
-    blobs, base, out = fill(tmp_path / "blobs", "a1", "d/x.json"), tmp_path / "base", tmp_path / "out"
-    base.mkdir()
+def test_links_into_the_hub_s_cache_are_followed(tmp_path: Path) -> None:
+    """It is made of links to its own blobs, also in sub-directories; the output stands alone."""
+    repository = tmp_path / "models--owner--name"
+    base, out = repository / "snapshots" / "abc", tmp_path / "out"
+    fill(repository / "blobs", "a1", "b2")
+    (base / "sub").mkdir(parents=True)
     out.mkdir()
-    (base / "tokenizer.json").symlink_to(blobs / "a1")
-    (base / "lost.json").symlink_to(blobs / "gone")
-    (base / "directory").symlink_to(blobs / "d")
+    (base / "tokenizer.json").symlink_to("../../blobs/a1")
+    (base / "sub" / "x.json").symlink_to("../../../blobs/b2")
+    (tmp_path / "named").symlink_to(base)
+    for directory in (base, tmp_path / "named"):
+        copy_model_files(directory, out)
+        assert snapshot(out) == {"tokenizer.json": b"the a1", "sub/x.json": b"the b2"}
+        assert not (out / "tokenizer.json").is_symlink()
+        (out / "tokenizer.json").unlink()
+    (base / "LICENSE").symlink_to("../../../elsewhere/blobs/a1")
+    fill(tmp_path / "elsewhere" / "blobs", "a1")
+    with pytest.raises(UnsupportedError, match="LICENSE: is a link to"):
+        copy_model_files(base, out)
+
+
+def test_links_within_the_directory_are_followed(tmp_path: Path) -> None:
+    base, out = fill(tmp_path / "base", "tokenizer.json", "sub/x.json"), tmp_path / "out"
+    out.mkdir()
+    (base / "tokenizer_again.json").symlink_to("tokenizer.json")
     copy_model_files(base, out)
-    assert snapshot(out) == {"tokenizer.json": b"the a1"}
-    assert not (out / "tokenizer.json").is_symlink()
+    assert (out / "tokenizer_again.json").read_text() == "the tokenizer.json"
+
+
+@pytest.mark.parametrize("copy", [copy_model_files, copy_adapter_files])
+@pytest.mark.parametrize("target", ["/proc/self/environ", "../secret", "../elsewhere", "gone", "loop.json", "sub"])
+def test_no_link_leads_out(copy: Callable[[Path, Path], None], target: str, tmp_path: Path) -> None:
+    """What is copied may be published: the environment of who merges, with a token in it."""
+    base, out = fill(tmp_path / "base", "config.json", "sub/x.json"), tmp_path / "out"
+    fill(tmp_path, "secret", "elsewhere/x.json")
+    out.mkdir()
+    (base / "loop.json").symlink_to(target)
+    with pytest.raises(UnsupportedError) as caught:
+        copy(base, out)
+    assert str(caught.value) == f"{base / 'loop.json'}: is a link to {target}, which is no file in {base}"
+    assert caught.value.hint is not None
+    assert not (out / "loop.json").exists()
+
+
+def test_links_that_would_not_be_copied_are_nobody_s_business(tmp_path: Path) -> None:
+    base, out = fill(tmp_path / "base", "config.json"), tmp_path / "out"
+    out.mkdir()
+    for name in ("model.safetensors", "pytorch_model.bin", ".hidden", "README.md"):
+        (base / name).symlink_to(tmp_path / "elsewhere")
+    copy_model_files(base, out)
+    assert list(snapshot(out)) == ["config.json"]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damage import snapshot
 
-from tinylora_tools.errors import OutputError
+from tinylora_tools.errors import MismatchError, OutputError
+from tinylora_tools.inputs import open_input, watching_inputs
 from tinylora_tools.output.staging import (
     check_file,
     check_output,
@@ -46,7 +49,7 @@ def names(directory: Path) -> list[str]:
 def locked(directory: Path) -> Iterator[None]:
     """As another run holds it."""
     directory.mkdir()
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield
@@ -58,7 +61,7 @@ def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "out"
     with staged_directory(out, force=False, inputs=[]) as partial:
         assert not out.exists()
-        assert partial == out.parent / ".out.tinylora-partial"
+        assert partial.parent == out.parent / ".out.tinylora-partial"
         (partial / "sub").mkdir()
         (partial / "sub" / "a").write_text("new")
     assert snapshot(tmp_path) == {"deep/er/out/sub/a": b"new"}
@@ -100,31 +103,120 @@ def test_force_replaces_a_model_and_nothing_else(tmp_path: Path) -> None:
     assert (notes / "thesis.tex").read_text() == "years of work"
 
 
-def test_what_a_killed_run_left_is_cleared_or_put_back(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    partial = tmp_path / ".out.tinylora-partial"
-    (partial / "sub").mkdir(parents=True)
-    (partial / "sub" / "half").write_text("half")
+    half = tmp_path / ".out.tinylora-partial" / "whole.1"
+    (half / "sub").mkdir(parents=True)
+    (half / "sub" / "half").write_text("half")
     (tmp_path / "elsewhere").write_text("kept")
-    (partial / "link").symlink_to(tmp_path / "elsewhere")
-    model(tmp_path / ".out.tinylora-replaced")  # killed between the two renames: the old model has no name
+    (half / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoppedError), staged_directory(out, force=True, inputs=[]) as found:
         assert names(found) == []
+        assert not half.exists()
         raise StoppedError
-    assert snapshot(tmp_path) == {"out/config.json": b"old", "elsewhere": b"kept"}
+    assert snapshot(tmp_path) == {"elsewhere": b"kept"}
+    assert names(tmp_path) == ["elsewhere"]
+
+
+def test_an_output_whose_name_a_killed_run_took_is_put_back(tmp_path: Path) -> None:
+    """As on a file system that can't exchange names: killed between two renames. It counts as the output again."""
+    out = tmp_path / "out"
+    model(tmp_path / ".out.tinylora-partial" / "replaced")
+    with pytest.raises(OutputError, match="out: exists already"), staged_directory(out, force=False, inputs=[]):
+        raise StoppedError
+    assert snapshot(tmp_path) == {"out/config.json": b"old"}
+    with staged_directory(out, force=True, inputs=[]) as whole:
+        (whole / "config.json").write_text("new")
+    assert snapshot(tmp_path) == {"out/config.json": b"new"}
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    """Where we would work, or beside it."""
+    out, strange = tmp_path / "out", tmp_path / ".out.tinylora-partial" / "thesis.tex"
+    strange.parent.mkdir()
+    strange.write_text("years of work")
+    (tmp_path / ".out.tinylora-replaced").write_text("whose?")
+    before = snapshot(tmp_path)
+    for staged in (
+        staged_directory(out, force=True, inputs=[]),
+        staged_file(out, force=True),
+        resumable_file(out, force=False),
+    ):
+        with pytest.raises(OutputError) as caught, staged:
+            raise StoppedError
+        assert str(caught.value) == f"{out}: can't be written: {strange} is in the way"
+    assert snapshot(tmp_path) == before
+    strange.unlink()
+    with staged_file(out, force=False) as whole:
+        whole.write_text("new")
+    assert names(tmp_path) == [".out.tinylora-replaced", "out"]
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Written by whoever knows nothing of our lock."""
+    for name, staged in (
+        ("file", staged_file(tmp_path / "file", force=False)),
+        ("directory", staged_directory(tmp_path / "directory", force=False, inputs=[])),
+    ):
+        with pytest.raises(OutputError, match=f"can't be written: {tmp_path / name} is in the way"), staged as whole:
+            if not whole.exists():
+                whole.write_text("ours")
+            (tmp_path / name).write_text("theirs")
+        assert (tmp_path / name).read_text() == "theirs"
+    assert names(tmp_path) == ["directory", "file"]
+
+
+def test_an_input_that_is_changed_meanwhile(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_text("one")
+    ways: tuple[Callable[[], Any], ...] = (
+        lambda: staged_directory(out, force=False, inputs=[]),
+        lambda: staged_file(out, force=False),
+        lambda: resumable_file(out, force=False),
+    )
+    for staged in ways:
+        with pytest.raises(MismatchError, match="in: was changed while this run used it"), watching_inputs():
+            open_input(source).close()
+            with staged() as whole:
+                if isinstance(whole, tuple):
+                    whole[1].write_text("of one")
+                source.write_text(source.read_text() + " more")
+        assert names(tmp_path) == ["in"]
+    with watching_inputs():
+        open_input(source).close()
+        with staged_file(out, force=False) as whole:
+            whole.write_text("of all")
+    assert names(tmp_path) == ["in", "out"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_directory_whose_content_may_not_be_removed(tmp_path: Path) -> None:
+    """Of another user: it isn't left behind beside its successor, but refused beforehand."""
+    with tempfile.TemporaryDirectory() as place:  # where another user can go
+        out = model(Path(place) / "out")
+        Path(place).chmod(0o777)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(OutputError) as caught, staged_directory(out, force=True, inputs=[]):
+                raise StoppedError
+        finally:
+            os.seteuid(0)
+        assert str(caught.value) == f"{out}: can't be replaced: you may not remove what is in {out}"
+        assert names(Path(place)) == ["out"]
+        assert snapshot(out) == {"config.json": b"old"}
 
 
 def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "f.safetensors"
     with locked(tmp_path / ".out.tinylora-partial"), locked(tmp_path / ".f.safetensors.tinylora-partial"):
-        for staged in (staged_directory(out, force=False, inputs=[]), resumable_file(file)):
+        for staged in (staged_directory(out, force=False, inputs=[]), resumable_file(file, force=False)):
             with pytest.raises(OutputError, match="another run is writing this output"), staged:
                 raise StoppedError
         assert names(tmp_path) == [".f.safetensors.tinylora-partial", ".out.tinylora-partial"]
-    with staged_directory(out, force=False, inputs=[]) as partial, resumable_file(file) as (parts, whole):
+    with staged_directory(out, force=False, inputs=[]) as partial, resumable_file(file, force=False) as (parts, whole):
         (partial / "config.json").write_text("mine")
         whole.write_text("mine")
-        for staged in (staged_directory(out, force=True, inputs=[]), resumable_file(file)):
+        for staged in (staged_directory(out, force=True, inputs=[]), resumable_file(file, force=False)):
             with pytest.raises(OutputError, match="another run is writing this output"), staged:
                 raise StoppedError
     assert snapshot(tmp_path) == {"out/config.json": b"mine", "f.safetensors": b"mine"}
@@ -134,7 +226,7 @@ def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     with staged_file(out, force=False) as partial:
-        assert (partial.parent, out.exists()) == (out.parent, False)
+        assert (partial.parent.parent, out.exists()) == (out.parent, False)
         partial.write_text("one")
     assert names(out.parent) == ["out"]
     with pytest.raises(OutputError) as caught, staged_file(out, force=False):
@@ -152,12 +244,14 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_long_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
     out = tmp_path / "factors.safetensors"
     out.write_text("older")
-    with pytest.raises(StoppedError), resumable_file(out) as (parts, whole):
+    with pytest.raises(StoppedError), resumable_file(out, force=True) as (parts, whole):
         (parts / "1").write_text("first")
         whole.write_text("half")
         raise StoppedError
     assert out.read_text() == "older"
-    with resumable_file(out) as (parts, whole):
+    with pytest.raises(OutputError, match="exists already"), resumable_file(out, force=False):
+        raise StoppedError
+    with resumable_file(out, force=True) as (parts, whole):
         assert names(parts) == ["1"]  # without the file that was begun
         whole.write_text((parts / "1").read_text() + " and second")
     assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
@@ -171,7 +265,7 @@ def test_a_full_disk_says_what_was_kept(tmp_path: Path) -> None:
     for staged, kept in (
         (staged_directory(out, force=False, inputs=[]), "nothing was kept"),
         (staged_file(out, force=False), "nothing was kept"),
-        (resumable_file(out), "what is done so far is kept beside it"),
+        (resumable_file(out, force=False), "what is done so far is kept beside it"),
     ):
         with pytest.raises(OutputError) as caught, staged:
             fill(out)
@@ -227,15 +321,23 @@ def test_links_are_not_replaced(tmp_path: Path) -> None:
     kept = model(tmp_path / "kept")
     (tmp_path / "link").symlink_to(kept)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "lost").symlink_to(tmp_path / "nothing")
     (tmp_path / ".new.tinylora-partial").symlink_to(kept)
     for name, message in (
         ("link", "is a symbolic link, which isn't replaced"),
         ("loop", "is a symbolic link, which isn't replaced"),
         ("new", f"can't be written: {tmp_path / '.new.tinylora-partial'} is in the way"),
+        ("lost", "is a symbolic link, which isn't replaced"),
     ):
-        with pytest.raises(OutputError) as caught, staged_directory(tmp_path / name, force=True, inputs=[]):
-            raise StoppedError
-        assert str(caught.value) == f"{tmp_path / name}: {message}"
+        out = tmp_path / name
+        for staged in (
+            staged_directory(out, force=True, inputs=[]),
+            staged_file(out, force=True),
+            resumable_file(out, force=False),
+        ):
+            with pytest.raises(OutputError) as caught, staged:
+                raise StoppedError
+            assert str(caught.value) == f"{out}: {message}"
     assert (kept / "config.json").read_text() == "old"
 
 

@@ -8,11 +8,12 @@ from ..errors import FormatError, UnsupportedError
 from ..formats import third_party
 from ..formats.packed import Packed, as_packed, is_packed
 from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
+from ..formats.pickled.stored import load_pickle
 from ..formats.placeholders import refuse_pointer
 from ..formats.safetensors_file import SafetensorsFile, read_header
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
-from ..formats.torch_file import load_pickle, torch_file_of
+from ..formats.torch_file import torch_file_of
 from ..wording import call
 
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
+import re
 import sys
-from types import FrameType
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
 from ..errors import TinyLoraError
+from ..inputs import watching_inputs
 from ..wording import worded_by
 from .output import print_error, print_json, printable
+from .process import end_on_signals, keep_standard_streams
 from .wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
@@ -31,8 +33,14 @@ COMMANDS = {
     "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "architecture": ("architecture", "Describe a base's model from the installed transformers."),
+    "verify-output": ("verify_output", "Verify a merged model by its manifest."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
+
+
+#: What libraries say of limits in errors that have no type of their own.
+_NO_MEMORY = re.compile(r"not enough memory|[Cc]an.?t allocate memory|Cannot allocate memory|bad_alloc|map segment")
+_NO_THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable|pthread_create")
 
 
 class LazyGroup(click.Group):
@@ -96,40 +104,62 @@ def group() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0, 1 for a TinyLoraError or an OSError, 2 for wrong usage, 130 for an
-    interrupt."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command line. Exit codes: 0; 1 for what this program, the system or its limits refuse; 2 for wrong usage;
+    130 for an interrupt, 143 and 129 for other requests to end; 141 where the reader of stdout has gone."""
+    keep_standard_streams()
+    end_on_signals()
     as_json = "--json" in sys.argv[1:]
     try:
-        with worded_by(OptionWords()):
-            result = group(standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(result if isinstance(result, int) else 0)
-    except TinyLoraError as error:
-        _fail(error, as_json)
-    except click.ClickException as error:
-        if as_json:
-            print_json({"error": {"message": error.format_message(), "where": None, "hint": None}})
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort) as error:
-        kept = printable(str(error.__cause__ or error)) or "nothing was kept"  # click wraps the interrupt
-        click.echo(f"Interrupted; {kept}.", err=True)
-        sys.exit(130)
+        try:
+            with worded_by(OptionWords()), watching_inputs():
+                result = group(standalone_mode=False)
+            sys.stdout.flush()
+            sys.exit(result if isinstance(result, int) else 0)
+        except click.ClickException as error:
+            if as_json:
+                print_json({"error": {"message": error.format_message(), "where": None, "hint": None}})
+            error.show()
+            sys.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort) as error:
+            kept = (
+                printable(str(error.__cause__ or error)) or "nothing half-written was kept"
+            )  # click wraps the interrupt
+            click.echo(f"Interrupted; {kept}.", err=True)
+            sys.exit(130)
+        except (TinyLoraError, OSError, MemoryError, ImportError, RuntimeError) as error:
+            said = explained(error)
+            if said is None:
+                raise
+            print_error(said, as_json=as_json)
+            sys.exit(1)
     except (_ReaderGoneError, BrokenPipeError):
         # The reader has gone (`tinylora inspect ... | head`): so has the need for the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        _fail(_explained(error), as_json)
+    except OSError as error:  # of stdout or stderr itself
+        _end_unheard(error)
 
 
-def _fail(error: TinyLoraError, as_json: bool) -> NoReturn:
-    print_error(error, as_json=as_json)
-    sys.exit(1)
+def explained(error: Exception) -> TinyLoraError | None:
+    """What went wrong for reasons outside this program, as a message; None for a bug."""
+    if isinstance(error, (TinyLoraError, BrokenPipeError, _ReaderGoneError)):
+        return error if isinstance(error, TinyLoraError) else None
+    if isinstance(error, OSError):
+        return _said_by_the_system(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return TinyLoraError("there isn't enough memory", hint="Free some, or raise the limit (ulimit -v).")
+    if isinstance(error, ImportError):
+        return TinyLoraError(
+            f"a library can't be loaded: {str(error).splitlines()[0]}",
+            hint="Install tinylora-tools anew; if the message is about memory, raise the limit (ulimit -v).",
+        )
+    if _NO_THREADS.search(str(error)):
+        hint = "Raise the limit (ulimit -u), or end other programs."
+        return TinyLoraError("the system allows no more threads", hint=hint)
+    return None
 
 
-def _explained(error: OSError) -> TinyLoraError:
+def _said_by_the_system(error: OSError) -> TinyLoraError:
     """What the operating system says, of a file where it names one."""
     reason = error.strerror or str(error)
     if error.filename is None:
@@ -141,5 +171,8 @@ def _explained(error: OSError) -> TinyLoraError:
     )
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signum)
+def _end_unheard(error: OSError) -> NoReturn:
+    """End where a message can't be printed: try once more on stderr, and leave nothing for Python to flush."""
+    with suppress(OSError):
+        os.write(2, f"error: stdout or stderr can't be written ({error.strerror})\n".encode())
+    os._exit(1)

@@ -66,6 +66,7 @@ _own_options = all_of(
 @stream_option
 @numbering_options
 @release_option
+@click.option("--manifest", is_flag=True, help="Record the sha256 of all that is read and written, for verify-output.")
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option
 @output_options
@@ -101,7 +102,7 @@ def _render(report: MergeReport) -> None:
     copied = f"{plural(report.tensors_copied, 'tensor')} copied unchanged"
     lines = [f"{plural(report.modules_merged, 'module')} merged, {dequantized}{replaced}{copied}"]
     if report.dry_run:
-        lines.append("base not verified: a dry run reads no weights")
+        lines.append("base not looked at: a dry run reads no weights")
     if report.tied != "kept":
         lines.append(f"tied embeddings {report.tied}")
     if report.head is not None:
@@ -114,6 +115,7 @@ def _render(report: MergeReport) -> None:
             lines.append(f"most in {worst.name}: {worst.delta_error:.2%}")
     rhos = [module.rho for module in report.modules if module.rho is not None]
     if rhos:
-        lines.append(f"base verified: largest residual {max(rhos):.1e}")
+        fit = f"fit the adapter's factors to a residual of {max(rhos):.1e}"
+        lines.append(f"{plural(len(rhos), 'targeted weight')} {fit}; {report.tensors_copied:,} not looked at")
     verb = "Would write" if report.dry_run else "Wrote"
     print_written(report.output, report.bytes_written, report.seconds, *lines, verb=verb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -95,8 +96,16 @@ class _BarProgress:
 
 
 def print_json(value: object) -> None:
-    """JSON on stdout; NaN and Inf, which JSON hasn't, never occur in what is printed."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+    """JSON on stdout; null for NaN and Inf, which JSON hasn't, and a file may hold."""
+    click.echo(json.dumps(_finite(value), indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_error(error: TinyLoraError, *, as_json: bool) -> None:
@@ -127,8 +136,9 @@ def print_written(output: str, bytes_written: int, seconds: float, *lines: str, 
 
 
 def printable(text: str) -> str:
-    """Text from a file, with what could steer a terminal (control and format characters) made visible."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Text from a file, with what could steer a terminal, or pass for a line of ours (control and format characters),
+    made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def size(count: int) -> str:

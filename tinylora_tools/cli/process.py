@@ -1,9 +1,13 @@
-"""How this process computes: its memory, and the threads of the libraries below."""
+"""This process: its memory, the threads of the libraries below, its streams, and the signals that end it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -28,3 +32,27 @@ def leave_threads_to_us() -> None:
     imported."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+
+
+def keep_standard_streams() -> None:
+    """Open what of stdin, stdout and stderr is closed, as leading nowhere: else the first file that is opened gets its
+    number, and what anybody prints."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def end_on_signals() -> None:
+    """Have a request to end, and a terminal that is closed, clean up as an interrupt does, unless they are ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a shell sends SIGHUP again, while what was begun is removed
+    sys.exit(128 + number)

@@ -135,7 +135,7 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
 
 
 def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
-    """One weights file: safetensors by its header alone, anything else by torch's restricted unpickler."""
+    """One weights file: safetensors by its header alone, anything else by its pickle, which isn't run."""
     if path.suffix == ".safetensors":
         return read_header(path, keep_open=keep_open)
     try:

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..inputs import open_input
+
+#: The largest file that is read: as large as the header of a safetensors file may be.
+MOST_BYTES = 100_000_000
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -15,10 +19,15 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises
     ------
     FormatError
-        If the file holds anything else.
+        If the file holds anything else, or is too large for one.
     """
+    with open_input(path) as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        what = f"is larger than {MOST_BYTES:,} bytes, too large for JSON of a model"
+        raise FormatError(what, where=path, hint="Restore the file.")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not valid JSON ({error})", where=path, hint="Restore the file.") from None
     if not isinstance(value, dict):

@@ -282,7 +282,7 @@ _FIELDS: dict[str, tuple[Fits, str]] = {
     "bias": (_is(str), "a string"),
     "task_type": (_is(str), "a string"),
     "init_weights": (_is(bool, str), "true, false or a string"),
-    "init_v_bound": (_is(int, float), "a number"),
+    "init_v_bound": (lambda value: type(value) in (int, float) and abs(value) < 1e308, "a finite number"),
     "tinylora_dropout": (_ratio, "a number from 0 to 1"),
     "fan_in_fan_out": (_is(bool), "true or false"),
     "base_model_name_or_path": (_is(str), "a string"),

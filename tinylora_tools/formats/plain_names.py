@@ -50,6 +50,6 @@ def renamed(file: TensorFile, names: Mapping[str, str]) -> TensorFile:
         return replace(file, tensors=tensors, header=b"")  # whose bytes have the other names
     if isinstance(file, TorchFile):
         aliases = {names.get(one, one): names.get(other, other) for one, other in file.aliases.items()}
-        state = {names.get(name, name): tensor for name, tensor in file._state.items()}
-        return replace(file, tensors=tensors, aliases=aliases, _state=state)
+        state = {names.get(name, name): tensor for name, tensor in file._stored.items()}
+        return replace(file, tensors=tensors, aliases=aliases, _stored=state)
     return MemoryFile(file.path, {names.get(name, name): file.read(name) for name in file.tensors}, file.metadata)

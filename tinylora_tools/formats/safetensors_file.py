@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from ..inputs import FileState, open_input, remember
 from .placeholders import refuse_pointer
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
@@ -60,6 +61,8 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
     opened: OpenFile | None = field(default=None, repr=False, compare=False)
+    state: FileState | None = field(default=None, repr=False, compare=False)
+    """The file as it was when its header was read."""
 
     def read(self, name: str) -> NDArray[Any]:
         """The tensor as an array of its own."""
@@ -68,7 +71,7 @@ class SafetensorsFile:
         info = self.tensors[name]
         data = np.empty(info.nbytes, np.uint8)
         with self._open() as descriptor:
-            _fill(descriptor, data.data, info.start, name, self.path)
+            fill(descriptor, data.data, info.start, name, self.path)
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
@@ -83,11 +86,17 @@ class SafetensorsFile:
         with self._open() as descriptor:
             for start in range(info.start, info.end, PIECE):
                 piece = bytearray(min(PIECE, info.end - start))
-                _fill(descriptor, memoryview(piece), start, info.name, self.path)
+                fill(descriptor, memoryview(piece), start, info.name, self.path)
                 yield bytes(piece)
+
+    def remember(self) -> None:
+        """Count the file among the inputs of what goes on: its header may have been read long before."""
+        if self.state is not None:
+            remember(self.path, self.state)
 
     @contextmanager
     def _open(self) -> Iterator[int]:
+        self.remember()
         if self.opened is not None:
             yield self.opened.descriptor
         else:
@@ -105,8 +114,8 @@ class OpenFile:
         os.close(self.descriptor)
 
 
-def _fill(descriptor: int, buffer: memoryview, start: int, name: str, path: Path) -> None:
-    """Fill the buffer from a place in the file on."""
+def fill(descriptor: int, buffer: memoryview, start: int, name: str, path: Path) -> None:
+    """Fill the buffer from a place in the file on; FormatError, for the tensor of that name, where the file ends."""
     while buffer:
         count = os.preadv(descriptor, [buffer], start)
         if not count:
@@ -124,7 +133,7 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
     FormatError
         For anything that breaks the format, naming the tensor and the rule.
     """
-    with path.open("rb") as file:
+    with open_input(path) as file:
         file.seek(0, 2)
         size = file.tell()
         file.seek(0)
@@ -147,8 +156,9 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
             )
         text = file.read(length)
         opened = OpenFile(os.dup(file.fileno())) if keep_open else None
+        state = FileState.of(os.fstat(file.fileno()))
     metadata, infos = _check_entries(path, _parse(path, text), data_start=8 + length, size=size)
-    return SafetensorsFile(path, size, prefix + text, metadata, infos, opened)
+    return SafetensorsFile(path, size, prefix + text, metadata, infos, opened, state)
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

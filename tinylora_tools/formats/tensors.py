@@ -44,7 +44,8 @@ _ML_DTYPES_NAMES = {
 class TensorInfo:
     """A tensor's place: its name, its dtype as safetensors names it, its shape, and the bytes [start, end) of its file.
 
-    For a pickled file, whose tensors have no place of their own, start is 0 and end the number of bytes.
+    Where the bytes have no place of their own, in memory or in a pickled view whose elements aren't in a row, start is
+    0 and end the number of bytes.
     """
 
     name: str

@@ -27,6 +27,7 @@ from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
 from ..formats.peft_config import TinyLoraConfig
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.safetensors_writer import write_file, write_tensors
+from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
 
@@ -68,6 +69,7 @@ class FactorReport:
     warnings: list[str]
 
 
+@watches_inputs
 def factor(
     base: str | Path | Base,
     output: str | Path,
@@ -116,7 +118,7 @@ def factor(
     older = _older(output, at.directory, force=force)
     if older is not None and not force:
         _refuse_another(older, at.checkpoint, modules, config.r, output)
-    with resumable_file(output) as (parts, whole), torch_threads(threads):
+    with resumable_file(output, force=force or older is not None) as (parts, whole), torch_threads(threads):
         work = _Work(at.checkpoint, config.r, where, parts, older)
         found = _all(work, modules, output, progress or NoProgress())
         written = _assemble(whole, work, modules, config.r)

@@ -19,6 +19,7 @@ from ..formats.peft_keys import factor_key
 from ..formats.peft_release import Seeding
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
+from ..inputs import watches_inputs
 from ..output.companions import copy_adapter_files
 from ..output.staging import staged_directory, staged_file
 from .opened import AdapterLike, opened_for
@@ -103,6 +104,7 @@ def project_seeds(
     return ProjectReport(stream, dtype, str(output) if output else None, rows, [])
 
 
+@watches_inputs
 def project(
     adapter: AdapterLike,
     output: str | Path,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UnsupportedError
 from ..formats.peft_config import CONFIG_NAME
 from ..formats.tokenizer_files import TokenizerFiles
+from ..inputs import open_input
+from .manifest import NAME as MANIFEST_NAME
 
 #: Endings of files that hold weights, in whatever framework's format, or indices of them.
 _WEIGHTS = (
@@ -26,9 +30,10 @@ _LITTER = re.compile(
     r"|zero_to_fp32\.py|latest|events\.out\.tfevents\..*|.*\.tfevents"
 )
 
-#: What a merge leaves out beside weights: the card, which it writes itself, and the configuration of an adapter that
-#: was saved into the base's directory: transformers would load the merged model with that adapter.
-_NOT_THE_MODELS = {"readme.md", CONFIG_NAME}
+#: What a merge leaves out beside weights: the card, which it writes itself, the manifest of a base that is a merged
+#: model, and the configuration of an adapter that was saved into the base's directory: transformers would load the
+#: merged model with that adapter.
+_NOT_THE_MODELS = {"readme.md", MANIFEST_NAME, CONFIG_NAME}
 
 
 def model_files(base: Path, tokenizer: TokenizerFiles | None = None) -> dict[str, Path]:
@@ -52,23 +57,49 @@ def adapter_files(adapter: Path) -> dict[str, Path]:
 def copy_model_files(base: Path, output: Path, tokenizer: TokenizerFiles | None = None) -> None:
     """Copy what `model_files` says.
 
-    Links (a Hub cache is made of them) are followed, so that the output stands alone; a file that is in the output
-    already stays.
+    Raises
+    ------
+    UnsupportedError
+        For a link that leads out of the directory.
     """
     for name, path in model_files(base, tokenizer).items():
-        _copy(path, output / name)
+        _copy(path, base if path.is_relative_to(base) else path.parent, output / name)
 
 
 def copy_adapter_files(adapter: Path, output: Path) -> None:
     """Copy what `adapter_files` says, as `copy_model_files` does."""
     for name, path in adapter_files(adapter).items():
-        _copy(path, output / name)
+        _copy(path, adapter, output / name)
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy(path: Path, directory: Path, target: Path) -> None:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        with open_input(_real_file(path, directory)) as source, target.open("xb") as copy:
+            shutil.copyfileobj(source, copy)
+
+
+def _real_file(path: Path, directory: Path) -> Path:
+    """Where a companion's bytes are: in the directory itself, or, of a repository in the Hub's cache, among its blobs.
+
+    What is copied may be published, and a link could bring along any file of whoever runs this: `LICENSE` that leads to
+    /proc/self/environ, with a token for the Hub in it.
+
+    Raises
+    ------
+    UnsupportedError
+        For a link to anything else.
+    """
+    real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(directory))
+    snapshots = next((parent for parent in (inside, *inside.parents) if parent.name == "snapshots"), None)
+    blobs = None if snapshots is None else snapshots.parent / "blobs"  # models--owner--name/{blobs,snapshots/REVISION}
+    if real.is_file() and (inside in real.parents or (blobs is not None and real.parent == blobs)):
+        return real
+    raise UnsupportedError(
+        f"is a link to {path.readlink() if path.is_symlink() else real}, which is no file in {directory}",
+        where=path,
+        hint="Put the file itself there, if it belongs to the model; else remove the link.",
+    )
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -77,5 +108,5 @@ def _files(directory: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
-        elif path.is_file() and not path.name.endswith(_WEIGHTS):
+        elif (path.is_file() or path.is_symlink()) and not path.name.endswith(_WEIGHTS):
             yield path

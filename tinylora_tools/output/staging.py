@@ -1,23 +1,24 @@
 """Outputs that appear under their name only when they are complete.
 
-A file or directory is written beside its final name, flushed to the disk (every file, then the directories), and
-renamed; that is done here and nowhere else. What a killed run leaves behind has a name of its own, which starts with a
-dot, and is cleared, or gone on from, by the next run.
+A file or directory is written beside its final name (`workshop`), flushed to the disk (every file, then the
+directories), and renamed; that is done here and nowhere else. Just before, the inputs that it was made from have to be
+as they were when they were opened. What a killed run leaves behind is cleared, or gone on from, by the next run.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import itertools
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
 from ..formats.peft_config import CONFIG_NAME
+from ..inputs import require_unchanged
 from ..wording import argument
+from .workshop import Workshop, workshop, workshop_of
 
 
 @contextmanager
@@ -29,28 +30,17 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
     OutputError
         If `output` exists (and `force` isn't given, or it is no model's directory), lies in an input or holds one,
         can't be written, or is being written by another run; and for a full disk, whenever that shows.
+    MismatchError
+        If an input was changed meanwhile.
     """
+    inputs = list(inputs)
     check_output(output, force=force, inputs=inputs)
-    output = output.absolute()
-    partial, replaced = _meanwhile(output, "partial"), _meanwhile(output, "replaced")
-    with _explained(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if replaced.exists() and not output.exists():
-            replaced.rename(output)  # a run that was killed between the two renames below
-        lock = _open_own(partial)
-    try:
-        _lock(lock, output)
-        try:
-            with _explained(output):
-                _clear(partial)
-                yield partial
-                _sync_tree(partial)
-                _put_in_place(partial, output, replaced)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
+    with _workshop(output) as shop:
+        check_output(output, force=force, inputs=inputs)  # now that no other run gives it its name
+        whole = shop.new()
+        whole.mkdir()
+        yield whole
+        _publish(shop, whole, output, force=force)
 
 
 @contextmanager
@@ -60,58 +50,85 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        If `output` exists (and `force` isn't given, or it is a directory) or can't be written, and for a full disk.
+        If `output` exists (and `force` isn't given, or it is no file), can't be written, or is being written by another
+        run; and for a full disk.
+    MismatchError
+        If an input was changed meanwhile.
     """
     check_file(output, force=force)
-    with _explained(output):
-        partial = _meanwhile(output.absolute(), "partial")
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        try:
-            yield partial
-            _sync(partial)
-            partial.replace(output)
-            _sync(output.absolute().parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with _workshop(output) as shop:
+        check_file(output, force=force)
+        whole = shop.new()
+        yield whole
+        _publish(shop, whole, output, force=force)
 
 
 @contextmanager
-def resumable_file(output: Path) -> Iterator[tuple[Path, Path]]:
+def resumable_file(output: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
     """A directory for parts of a long work, and a path for the file that is made of them at the end.
 
-    If the body ends without an exception, the file becomes `output`, over an older one too, and the directory goes.
-    Else the directory stays, with what the body put there, for the next run to go on from.
+    If the body ends without an exception, the file becomes `output`, and the directory goes. Else the directory stays,
+    with what the body put there, for the next run to go on from.
 
     Raises
     ------
     OutputError
-        If `output` can't be written, or is being written by another run; and for a full disk.
+        As `staged_file`.
+    MismatchError
+        If an input was changed meanwhile.
     """
+    check_file(output, force=force)
+    with _workshop(output, "what is done so far is kept beside it") as shop:
+        check_file(output, force=force)
+        whole = shop.new()
+        yield shop.parts, whole
+        _publish(shop, whole, output, force=force)
+
+
+@contextmanager
+def _workshop(output: Path, kept: str = "nothing was kept") -> Iterator[Workshop]:
     output = output.absolute()
-    parts = _meanwhile(output, "partial")
-    kept = "what is done so far is kept beside it"
     with _explained(output, kept):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = _open_own(parts)
-    try:
-        _lock(lock, output)
-        whole = parts / "whole"
-        with _explained(output, kept):
-            whole.unlink(missing_ok=True)
-            yield parts, whole
-            _sync(whole)
-            whole.replace(output)
-            _sync(output.parent)
-            shutil.rmtree(parts, ignore_errors=True)
-    finally:
-        os.close(lock)
+        _make_parents(output)
+        with workshop(output) as shop:
+            yield shop
+
+
+def _make_parents(output: Path) -> None:
+    """Make the directories that the output is to lie in, and flush their names."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), output.parents))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync(path.parent)
+
+
+def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
+    """Flush what was made, and give it its name."""
+    output = output.absolute()
+    require_unchanged(but=workshop_of(output))
+    _sync_tree(whole)
+    shop.give_name(whole, force=force)
+    _sync(output.parent)
+    shop.discard_parts()
+    shop.remove_replaced()
+
+
+def _require_removable(directory: Path) -> None:
+    """Raise OutputError for a directory whose content this user may not remove: it would be left behind."""
+    effective = os.access in os.supports_effective_ids
+    for place, _, _ in os.walk(directory):
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective) and any(Path(place).iterdir()):
+            raise OutputError(
+                f"can't be replaced: you may not remove what is in {place}",
+                where=directory,
+                hint="Name another output, or have its owner remove it.",
+            )
 
 
 def check_file(output: Path, *, force: bool) -> None:
     """Raise OutputError if a new file can't become `output`, as `staged_file`: for who checks before long work."""
     with _explained(output):
+        _refuse_link(output)
         if output.exists() and (not force or not output.is_file()):
             hint = replace_hint() if output.is_file() else "Name a file."
             raise OutputError("exists already", where=output, hint=hint)
@@ -134,9 +151,7 @@ def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
     """Raise OutputError if `output` may not be written as a directory."""
     keep_apart(output, inputs)
     with _explained(output):
-        if output.is_symlink():
-            hint = "Name the directory that it leads to, or another output."
-            raise OutputError("is a symbolic link, which isn't replaced", where=output, hint=hint)
+        _refuse_link(output)
         if not output.exists() or (output.is_dir() and not any(output.iterdir())):
             return
         replaceable = output.is_dir() and _is_model(output)
@@ -146,6 +161,13 @@ def check_output(output: Path, *, force: bool, inputs: Iterable[Path]) -> None:
         raise OutputError(what, where=output, hint="Name another output, or remove it yourself.")
     if not force:
         raise OutputError("exists already", where=output, hint=replace_hint())
+    _require_removable(output)
+
+
+def _refuse_link(output: Path) -> None:
+    if output.is_symlink():
+        hint = "Name what it leads to, or another output."
+        raise OutputError("is a symbolic link, which isn't replaced", where=output, hint=hint)
 
 
 def keep_apart(output: Path, inputs: Iterable[Path]) -> None:
@@ -179,28 +201,6 @@ def _is_model(directory: Path) -> bool:
     return (directory / "config.json").is_file() or any(directory.glob("*.safetensors"))
 
 
-def _meanwhile(output: Path, state: str) -> Path:
-    """The name beside an output of what isn't whole yet, or is just being replaced."""
-    return output.with_name(f".{output.name}.tinylora-{state}")
-
-
-def _open_own(directory: Path) -> int:
-    """Make a directory of ours, or find what a killed run left, and open it; a link in its place isn't followed."""
-    if directory.is_symlink():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
-    directory.mkdir(exist_ok=True)
-    return os.open(directory, os.O_RDONLY)
-
-
-def _lock(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputError(
-            "another run is writing this output", where=output, hint="Wait for it, or name another output."
-        ) from None
-
-
 @contextmanager
 def _explained(output: Path, kept: str = "nothing was kept") -> Iterator[None]:
     """Turn what the file system says about the output into an OutputError; what it says about inputs is passed on."""
@@ -228,32 +228,14 @@ def _explained(output: Path, kept: str = "nothing was kept") -> Iterator[None]:
 
 def _belongs(path: Path, output: Path) -> bool:
     """Whether a path is the output's: what is to hold it, itself, or what stands for it in the meantime."""
-    own = output, _meanwhile(output, "partial"), _meanwhile(output, "replaced")
+    own = output, workshop_of(output)
     return path in output.parents or any(name in (path, *path.parents) for name in own)
-
-
-def _clear(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _put_in_place(partial: Path, output: Path, replaced: Path) -> None:
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if output.is_dir() and any(output.iterdir()):
-        output.rename(replaced)
-    partial.rename(output)  # over nothing, or over an empty directory
-    _sync(output.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync_tree(top: Path) -> None:
     """Flush every file, then every directory, the innermost first: what has a name then has its bytes."""
-    paths = sorted(top.rglob("*"), key=lambda path: len(path.parts), reverse=True)
-    for path in (*(p for p in paths if not p.is_dir()), *(p for p in paths if p.is_dir()), top):
+    inside = sorted(top.rglob("*"), key=lambda path: len(path.parts), reverse=True)
+    for path in (*(p for p in inside if not p.is_dir()), *(p for p in inside if p.is_dir()), top):
         _sync(path)
 
 

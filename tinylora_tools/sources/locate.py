@@ -28,7 +28,7 @@ def locate(source: str | Path) -> Path:
     Raises
     ------
     FormatError
-        If there is nothing at the path.
+        If there is nothing at the path, or a named pipe, say.
     TinyLoraError
         If the repository can't be had.
     """
@@ -43,6 +43,9 @@ def locate(source: str | Path) -> Path:
         if named.count("/") == 1 and not named.startswith((".", "~", "/")):
             hint += f" For a repository on the Hub, write {HUB_PREFIX}{named}."
         raise FormatError("no such file or directory", where=named, hint=hint)
+    if not path.is_dir() and not path.is_file():
+        hint = "Write what comes from it to a file, and name that."
+        raise FormatError("is neither a file nor a directory, but a pipe or a device", where=named, hint=hint)
     return path
 
 
@@ -115,14 +118,16 @@ def _repository(source: str) -> HfUri:
 
 def _download(source: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repository = _repository(source)
     try:
         return Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a server's answer, or a proxy's, makes the client raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise TinyLoraError(
-            f"can't be had from the Hub: {str(error).splitlines()[0]}",
+            f"can't be had from the Hub: {reason}",
             where=source,
             hint="Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",
         ) from None

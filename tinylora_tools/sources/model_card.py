@@ -1,8 +1,21 @@
-"""A model card: its head as the Hub reads it."""
+"""A model card: its head as the Hub reads it, and names in it that can be nothing else."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name can be a repository's on the Hub."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def one_line(name: str) -> str:
+    """A name that starts no line of its own."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def model_card(text: str, *, base_model: str | None, tags: list[str]) -> str:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from dialects import BASE
 from fixture_data import FIXTURES
+from pickles import pickled
 
 from tinylora_tools.errors import FormatError, UndeterminedError
+from tinylora_tools.formats.pickled.stored import load_pickle
 from tinylora_tools.formats.third_party import DIALECTS, find, recognise
 from tinylora_tools.formats.third_party.adapter import Settings, floating, is_tensor, same_size, vector_of
-from tinylora_tools.formats.torch_file import load_pickle
 
 WHERE = Path("adapter.pt")
 
@@ -116,16 +117,16 @@ def test_vectors_have_one_size(shapes: list[tuple[int, ...]]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_vector_is_any_floating_point_tensor(dtype: torch.dtype) -> None:
-    found = vector_of(torch.tensor([1.5, -2.0], dtype=dtype), "v", WHERE)
+def test_a_vector_is_any_floating_point_tensor(dtype: torch.dtype, tmp_path: Path) -> None:
+    found = vector_of(pickled(torch.tensor([1.5, -2.0], dtype=dtype), tmp_path), "v", WHERE)
     assert (found.astype(float).tolist(), found.dtype.name) == ([1.5, -2.0], str(dtype).removeprefix("torch."))
 
 
-def test_what_is_no_vector() -> None:
+def test_what_is_no_vector(tmp_path: Path) -> None:
     assert not is_tensor(np.zeros(3))
     for value, what in (
         ([1.0], "v is a list, expected a tensor"),
-        (torch.zeros(2, dtype=torch.int64), "v is int64, expected a floating-point tensor"),
+        (pickled(torch.zeros(2, dtype=torch.int64), tmp_path), "v is int64, expected a floating-point tensor"),
     ):
         with pytest.raises(FormatError) as caught:
             vector_of(value, "v", WHERE)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dialects import BASE, assert_near, opened, updates_by
+from pickles import pickled
 
 from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.third_party.cho104 import recognises
@@ -96,7 +97,7 @@ def test_a_module_without_a_vector_is_another_calibration_s(tmp_path: Path) -> N
 
 
 def test_a_pickle_is_its_own_where_it_holds_v_alone() -> None:
-    assert recognises({"v": torch.ones(3)})
-    assert recognises({"v": {"a.v": torch.ones(3), "w": torch.ones(2, 2)}})
+    assert recognises(pickled({"v": torch.ones(3)}))
+    assert recognises(pickled({"v": {"a.v": torch.ones(3), "w": torch.ones(2, 2)}}))
     for content in ({"v": torch.ones(3), "w": 1}, {"v": 3}, {"v": {}}, {"v": {"w": torch.ones(3)}}, {}, [], None):
-        assert not recognises(content)
+        assert not recognises(pickled(content))

@@ -10,6 +10,7 @@ import foreign_projects as projects
 import pytest
 import torch
 from dialects import BASE, assert_near, opened, updates_by
+from pickles import pickled
 
 from tinylora_tools.errors import FormatError, MismatchError
 from tinylora_tools.formats.third_party.spuuntries import recognises
@@ -86,6 +87,6 @@ def test_the_configuration_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_a_pickle_is_its_own_where_every_name_is_a_numbered_v() -> None:
-    assert recognises({"v_0": torch.zeros(3), "v_10": torch.zeros(3)})
+    assert recognises(pickled({"v_0": torch.zeros(3), "v_10": torch.zeros(3)}))
     for content in ({}, {"v_": torch.zeros(3)}, {"v_0": 1.0}, {"v_0": torch.zeros(3), "w": torch.zeros(3)}, [], {1: 2}):
-        assert not recognises(content)
+        assert not recognises(pickled(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,15 @@ def test_what_to_watch_out_for(copied: Callable[[str], tuple[Path, Path]]) -> No
     edit_json(base / "config.json", quantization_config={"quant_method": "awq"}, architectures=None)
     again = inspect_checkpoint(Base(base))
     assert (again.quantization, again.architecture) == ("awq", "llama")
+
+
+@pytest.mark.parametrize(
+    ("architectures", "said"), [([2], "qwen2"), ([None], "qwen2"), ([["a"]], "qwen2"), ([], "qwen2"), (7, "qwen2")]
+)
+def test_a_class_is_named_by_text(architectures: object, said: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(ROOT / "bases" / "qwen2-bf16", base)
+    edit_json(base / "config.json", architectures=architectures)
+    assert inspect_checkpoint(Base(base)).architecture == said
+    edit_json(base / "config.json", architectures=architectures, model_type=["qwen2"])
+    assert inspect_checkpoint(Base(base)).architecture is None

@@ -42,6 +42,17 @@ def test_a_base_on_the_hub_is_named_as_the_hub_reads_it(tmp_path: Path) -> None:
     assert (data["base_model"], data["base_model_relation"]) == ("Qwen/Qwen2.5-0.5B", "merge")
 
 
+@pytest.mark.parametrize(
+    "name", ["a/b\nlicense: mit", "a/b\n---\n# Own", "a/b\r\nlicense: mit", 'a/b"\nlicense: mit', "a/b: {license: mit}"]
+)
+def test_a_name_of_a_base_says_nothing_but_itself(name: str, tmp_path: Path) -> None:
+    """What is in the configuration becomes no line of the card: no license, no text."""
+    card = card_for(tmp_path, base_model_name_or_path=name)
+    assert card.data.to_dict() == {"library_name": "transformers", "tags": ["tinylora", "merge"]}
+    assert "mit" not in card.content
+    assert "Own" not in card.content
+
+
 @pytest.mark.parametrize("name", ["/home/someone/model", "./model", "~/model", "../model", "model", None])
 def test_no_path_of_the_machine_is_named(name: str | None, tmp_path: Path) -> None:
     card = card_for(tmp_path, base_model_name_or_path=name)

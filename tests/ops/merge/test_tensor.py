@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from fixture_data import Fixture, fixture
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
-from tinylora_tools import load_adapter
+from tinylora_tools import load_adapter, merge
 from tinylora_tools.bases.base import open_base
 from tinylora_tools.core.block_sum import NumpyBlockAdder, work_dtype
 from tinylora_tools.core.residual import Triplets, residual_of
@@ -125,3 +128,19 @@ def test_nan_is_the_base_s_where_it_has_any() -> None:
         run(TensorJob(job.info, Outcome(source, job.outcome.updates), OpenSource(file), True), [4, 8])
     plain = run(TensorJob(job.info, Outcome(source), OpenSource(file), True), [4, 8])
     assert plain == W.tobytes()
+
+
+def test_pickled_weights_whose_elements_are_not_in_a_row(tmp_path: Path) -> None:
+    """Turned over, as a transposed view is saved: the same model comes of them."""
+    case = fixture("peft021-layers")
+    base = tmp_path / "base"
+    base.mkdir()
+    shutil.copy(case.base / "config.json", base)
+    state = load_file(case.base / "model.safetensors")
+    turned = {name: value.T.contiguous().T if value.ndim == 2 else value for name, value in state.items()}
+    assert not all(value.is_contiguous() for value in turned.values())
+    torch.save(turned, base / "pytorch_model.bin")
+    merge(case.adapter, tmp_path / "turned", base)
+    merge(case.adapter, tmp_path / "straight", case.base)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("turned", "straight"))
+    assert all(torch.equal(one[name], values) for name, values in other.items())

@@ -96,9 +96,20 @@ def test_digests_are_compared_by_name(tmp_path: Path) -> None:
         compare([check("c", "2")], tmp_path / "golden.json")
 
 
-@pytest.mark.parametrize("content", [{"digests": []}, {"digests": {}, "notes": 3}, {"digests": None}], ids=str)
-def test_digests_that_are_no_map_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
-    golden = tmp_path / "golden.json"
-    golden.write_text(json.dumps({"format": "tinylora-golden", "version": 1, **content}))
-    with pytest.raises(FormatError, match="digests isn't a map from names to sha256"):
-        compare([check("a", "1")], golden)
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"digests": {"torch": 3}}, "digests"),
+        ({"digests": {"torch": ["a"]}}, "digests"),
+        ({"digests": []}, "digests"),
+        ({"digests": None}, "digests"),
+        ({"notes": {"torch": 3}}, "notes"),
+        ({"notes": [1]}, "notes"),
+    ],
+)
+def test_golden_files_of_something_else(change: dict[str, Any], field: str, tmp_path: Path) -> None:
+    path = tmp_path / "golden.json"
+    content = {"format": "tinylora-golden", "version": 1, "digests": {"torch": "0" * 64}, **change}
+    path.write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=f"its {field} aren't a map from names to texts"):
+        compare([], path)

@@ -14,8 +14,8 @@ from typing import Any
 from ...errors import FormatError
 from ..checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from ..peft_adapter import WEIGHTS_NAMES
+from ..pickled.stored import load_pickle
 from ..safetensors_file import SafetensorsFile, read_header
-from ..torch_file import load_pickle
 from . import anrgusc, chi_shan0707, cho104, curiouscaliboi, guokaku, spuuntries
 from .adapter import Settings, ThirdPartyAdapter
 

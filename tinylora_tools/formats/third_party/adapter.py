@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ...errors import FormatError, UndeterminedError
 from ...wording import argument
 from ..checkpoint import Checkpoint
+from ..pickled.stored import StoredTensor
 from ..tensors import DTYPE_OF
-from ..torch_file import array_of
 
 #: What these projects adapt unless told otherwise.
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -207,14 +207,14 @@ def same_size(vectors: Sequence[NDArray[Any]], path: Path) -> int:
 
 def is_tensor(value: object) -> bool:
     """Whether something from a pickle is a tensor."""
-    return type(value).__module__.startswith("torch") and hasattr(value, "numel")
+    return isinstance(value, StoredTensor)
 
 
 def vector_of(value: Any, name: str, path: Path) -> NDArray[Any]:
     """A tensor from a pickle as an array."""
-    if not is_tensor(value):
+    if not isinstance(value, StoredTensor):
         raise FormatError(f"{name} is a {type(value).__name__}, expected a tensor", where=path)
-    return floating(array_of(value), name, path)
+    return floating(value.read(), name, path)
 
 
 def floating(values: NDArray[Any], name: str, path: Path) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import FormatError, MismatchError, UnsupportedError
 from ...wording import argument
-from ..torch_file import load_pickle
+from ..pickled.stored import load_pickle
 from .adapter import Frozen, Settings, ThirdPartyAdapter, is_tensor, same_size, vector_of
 
 FILES = ("best_model.pt",)

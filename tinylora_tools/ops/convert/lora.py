@@ -23,6 +23,7 @@ from ...formats.peft_adapter import WEIGHTS_NAMES
 from ...formats.peft_config import CONFIG_NAME
 from ...formats.peft_release import Seeding
 from ...formats.safetensors_writer import write_file
+from ...inputs import watches_inputs
 from ...output.staging import staged_directory
 from ...progress import Progress
 from ...wording import argument, call
@@ -54,6 +55,7 @@ class LoraReport:
     warnings: list[str]
 
 
+@watches_inputs
 def to_lora(
     adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,

@@ -23,6 +23,7 @@ from ...formats.packed import as_packed
 from ...formats.peft_release import Seeding
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file
+from ...inputs import watches_inputs
 from ...output.staging import check_file, keep_apart, require_ending, staged_file
 from ...progress import NoProgress, Progress
 from ...wording import argument, call
@@ -52,6 +53,7 @@ class PackReport:
     warnings: list[str]
 
 
+@watches_inputs
 def pack(
     adapter: AdapterLike,
     output: str | Path,

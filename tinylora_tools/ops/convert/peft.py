@@ -18,6 +18,7 @@ from ...errors import UnsupportedError
 from ...formats.peft_keys import factor_key
 from ...formats.peft_release import Seeding
 from ...formats.tensors import float_dtype
+from ...inputs import watches_inputs
 from ...output.companions import copy_adapter_files
 from ...output.staging import staged_directory
 from ...progress import Progress
@@ -39,6 +40,7 @@ class PeftReport:
     warnings: list[str]
 
 
+@watches_inputs
 def to_peft(
     adapter: AdapterLike,
     output: str | Path,

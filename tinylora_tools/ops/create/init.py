@@ -25,6 +25,7 @@ from ...errors import MismatchError
 from ...formats.peft_adapter import Factors
 from ...formats.peft_config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
+from ...inputs import watches_inputs
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
 from .plan import NewTensor, Plan, missing_head, model_for, plan_adapter, require_kinds
@@ -46,6 +47,7 @@ class InitReport:
     warnings: list[str]
 
 
+@watches_inputs
 def init(
     base: str | Path | Base,
     output: str | Path,

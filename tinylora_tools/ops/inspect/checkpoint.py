@@ -54,11 +54,12 @@ def inspect_checkpoint(base: Base, notes: Sequence[str] = ()) -> CheckpointRepor
     config = dict(base.config or {})
     infos = checkpoint.tensor_infos()
     names = config.get("architectures")
+    named = [*(names[:1] if isinstance(names, list) else []), config.get("model_type")]
     quantization = config.get("quantization_config")
     return CheckpointReport(
         kind="checkpoint",
         path=str(base.path),
-        architecture=names[0] if isinstance(names, list) and names else config.get("model_type"),
+        architecture=next((one for one in named if isinstance(one, str)), None),
         parameters=sum(info.parameters for info in infos),
         tensor_bytes=sum(info.nbytes for info in infos),
         file_bytes=sum(shard.path.stat().st_size for shard in checkpoint.shards),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...adapters.load import Adapter
-from ...sources.model_card import model_card
+from ...sources.model_card import is_repository, model_card, one_line
 from .words import NewHead
 
 _TIED = {
@@ -28,7 +28,7 @@ def card_of(
     """A card that says what the merged model was made from. It names no path of the machine."""
     named = next((a.config.base_model_name_or_path for a in adapters if a.config.base_model_name_or_path), None)
     repository = named if named and _is_repository(named) else None
-    origin = repository or base.resolve().name
+    origin = repository or one_line(base.resolve().name)
     made_of = "".join(f"- {_adapter_line(one, scale)}\n" for one, scale in zip(adapters, scales, strict=True))
     text = (
         f"# {origin} with TinyLoRA merged\n\n"
@@ -48,7 +48,7 @@ def _head(head: NewHead | None) -> str:
 
 def _is_repository(name: str) -> bool:
     """Whether a base's name is one on the Hub, and no path that is here."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+    return is_repository(name) and not Path(name).exists()
 
 
 def _adapter_line(adapter: Adapter, scale: float) -> str:
@@ -57,4 +57,4 @@ def _adapter_line(adapter: Adapter, scale: float) -> str:
         f": r={config.r}, u={config.u}, weight_tying={config.weight_tying:g}" if adapter.header.has_config else ""
     )
     trained = sum(info.parameters for info in adapter.header.vectors.values())
-    return f"{adapter.path.resolve().name}{settings}, {trained} trained parameters, scale {scale:g}"
+    return f"{one_line(adapter.path.resolve().name)}{settings}, {trained} trained parameters, scale {scale:g}"

@@ -12,9 +12,10 @@ import numpy as np
 from ...adapters.load import Adapter
 from ...bases.base import Base, open_base
 from ...core.block_sum import NumpyBlockAdder
+from ...formats.tensors import TensorInfo
 from .plan import plan_merge
 from .tensor import OpenSource, TensorJob
-from .words import OutputFile
+from .words import Outcome, OutputFile
 from .write import BLOCK_ELEMENTS, Buffers
 
 
@@ -39,11 +40,18 @@ def merged_digest(adapter: Adapter, base: str | Path | Base, *, threads: int) ->
 def _data(file: OutputFile, pool: ThreadPoolExecutor, buffers: Buffers, threads: int) -> Iterator[bytes]:
     """The bytes behind a file's header, in their order."""
     for info, outcome in file.tensors:
-        source = outcome.source
-        if outcome.is_copy(info):
-            yield from source.file.pieces(source.tensor.name)
-        elif info.nbytes:
-            yield from _summed(TensorJob(info, outcome, OpenSource(source.file), False), pool, buffers, threads)
+        yield from tensor_data(info, outcome, pool, buffers, threads)
+
+
+def tensor_data(
+    info: TensorInfo, outcome: Outcome, pool: ThreadPoolExecutor, buffers: Buffers, threads: int
+) -> Iterator[bytes]:
+    """The bytes that a merge writes for one tensor, in pieces."""
+    source = outcome.source
+    if outcome.is_copy(info):
+        yield from source.file.pieces(source.tensor.name)
+    elif info.nbytes:
+        yield from _summed(TensorJob(info, outcome, OpenSource(source.file), False), pool, buffers, threads)
 
 
 def _summed(job: TensorJob, pool: ThreadPoolExecutor, buffers: Buffers, threads: int) -> Iterator[bytes]:

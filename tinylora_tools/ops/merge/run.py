@@ -9,10 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ...adapters import soundness
-from ...adapters.load import ModuleOrder
+from ...adapters.load import ModuleOrder, order_in
 from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
 from ...checks import at_least, dtype_named, one_of
@@ -20,6 +17,7 @@ from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
 from ...formats.peft_release import Seeding
+from ...inputs import watches_inputs
 from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
@@ -27,14 +25,14 @@ from ...wording import argument
 from ..opened import AdapterLike
 from ..scales import one_each
 from .card import card_of
-from .plan import plan_merge
+from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tensor import TensorResult
-from .tokenizer import choose_tokenizer
 from .words import MergePlan
 from .write import MakeAdder, MergeWriter
 
 
+@watches_inputs
 def merge(
     adapters: Sequence[AdapterLike] | AdapterLike,
     output: str | Path,
@@ -52,6 +50,7 @@ def merge(
     seeding: Seeding | None = None,
     release: str | None = None,
     tokenizer: str | None = None,
+    manifest: bool = False,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -85,6 +84,8 @@ def merge(
     tokenizer : "base" or "adapter", optional
         Whose tokenizer and chat template come along: by default the base's, with a warning where one beside an adapter
         differs.
+    manifest : bool
+        Write the sha256 of every file and tensor of base, adapters and output beside the output, for `verify_output`.
     dry_run : bool
         Plan and check all but the values of weights; write nothing.
     force : bool
@@ -107,34 +108,24 @@ def merge(
     at = _common_base(sources) if base is None else _directory(open_base(base))
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
-    opened = [
-        source.open(
-            at,
-            module_order=module_order,
-            first_adapter=first_adapter,
-            seeding=seeding,
-            stream=stream,
-            threads=threads,
-            keep_weights=not dry_run,
-            progress=progress,
-        )
-        for source in sources
-    ]
-    for adapter in opened:
-        soundness.check(adapter)
-    chosen = choose_tokenizer(at.path, at.config, opened, tokenizer)
-    with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite is refused when it is written
-        plan = plan_merge(at, opened, scales, dtype=dtype, tied=tied, release=release, pad_token_id=chosen.pad_token_id)
+    settings = Settings(
+        scales, dtype, tied, stream, order_in(module_order), _named(first_adapter), seeding, release, tokenizer
+    )
+    opened, plan, chosen = planned(at, sources, settings, threads=threads, keep_weights=not dry_run, progress=progress)
     copied = model_files(at.path, chosen.tokenizer)
     _check_space(output, plan.size + sum(path.stat().st_size for path in copied.values()))
     results: list[TensorResult] = []
     if not dry_run:
         with staged_directory(output, force=force, inputs=inputs) as directory:
-            results = _write(directory, plan, device, threads, verify_base, progress)
             copy_model_files(at.path, directory, chosen.tokenizer)
+            results = _write(directory, plan, device, threads, verify_base, progress)
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
             (directory / "README.md").write_text(card, "utf-8")
+            if manifest:
+                from .verify_output import record  # which brings OpenSSL's library
+
+                record(directory, output.name, at, opened, settings, threads or cores())
     seconds = time.perf_counter() - started
     return report_of(output, at, opened, plan, results, notes=chosen.notes, dry_run=dry_run, seconds=seconds)
 
@@ -178,7 +169,7 @@ def _write(
     progress.start("Merging", plan.size)
     with MergeWriter(
         directory,
-        threads=threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4),
+        threads=threads or cores(),
         make_adder=adder_on(device),
         check_base=verify_base,
         progress=progress,
@@ -188,6 +179,11 @@ def _write(
             writer.write(file)
             refuse_other_base(writer.results[before:], plan.doubt)
     return writer.results
+
+
+def cores() -> int:
+    """How many threads, where nobody says."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
 
 
 def adder_on(device: str) -> MakeAdder:
@@ -210,6 +206,13 @@ def _write_texts(directory: Path, base: Base, plan: MergePlan) -> None:
         config = {key: value for key, value in {**base.config, **plan.config}.items() if key not in gone}
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (directory / "config.json").write_text(text, "utf-8")
+
+
+def _named(first_adapter: ModuleOrder) -> str | tuple[str, ...] | None:
+    """The adapter that was first, or its modules, as it can be recorded."""
+    if first_adapter is None or isinstance(first_adapter, str):
+        return first_adapter
+    return str(first_adapter) if isinstance(first_adapter, Path) else tuple(first_adapter)
 
 
 def _check_space(output: Path, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...formats.renamed_file import RenamedFile
 from ...formats.safetensors_file import OpenFile, SafetensorsFile
 from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
+from ...formats.torch_file import TorchFile
 from ...output.file_copy import copy_range, read_into
 from ...wording import argument
 from .words import Outcome, Update
@@ -53,21 +55,26 @@ class OpenSource:
         self._scaled = file if isinstance(file, ScaledWeight) else None
         file = file.weight if isinstance(file, ScaledWeight) else file
         self._file = file
+        self._read = lru_cache(maxsize=2)(file.read)  # whole, where blocks can't be read by themselves
         on_disk = file.file if isinstance(file, RenamedFile) else file
-        self._opened = on_disk.opened if isinstance(on_disk, SafetensorsFile) else None
-        if self._opened is None and isinstance(on_disk, SafetensorsFile):
+        self._opened = None
+        if isinstance(on_disk, SafetensorsFile):
+            on_disk.remember()
+            self._opened = on_disk.opened
+        if self._opened is None and isinstance(on_disk, (SafetensorsFile, TorchFile)):
             self._opened = OpenFile(os.open(on_disk.path, os.O_RDONLY))
 
-    @property
-    def _descriptor(self) -> int | None:
-        return None if self._opened is None else self._opened.descriptor
+    def _descriptor(self, tensor: TensorInfo) -> int | None:
+        """Of the file that holds the tensor's bytes in their order; None where they have no place of their own."""
+        return None if self._opened is None or not tensor.start else self._opened.descriptor
 
     def copy(self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int) -> None:
         """Copy bytes of a tensor, from `offset` on, to a place in another file."""
-        if self._descriptor is not None:
-            copy_range(self._descriptor, tensor.start + offset, target.descriptor, start, size)
+        descriptor = self._descriptor(tensor)
+        if descriptor is not None:
+            copy_range(descriptor, tensor.start + offset, target.descriptor, start, size)
         else:
-            data = self._file.read(tensor.name).reshape(-1).view(np.uint8)
+            data = self._read(tensor.name).reshape(-1).view(np.uint8)
             target.write_at(data[offset : offset + size].data, start)
 
     def rows(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
@@ -81,12 +88,13 @@ class OpenSource:
         return self._stored(tensor, columns, first, last, buffer)
 
     def _stored(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
-        if self._descriptor is None:
-            return self._file.read(tensor.name).reshape(-1, columns)[first:last]
+        descriptor = self._descriptor(tensor)
+        if descriptor is None:
+            return self._read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)
         width = columns * dtype.itemsize
         data = buffer[: (last - first) * width]
-        read_into(self._descriptor, data.data, tensor.start + first * width)
+        read_into(descriptor, data.data, tensor.start + first * width)
         return data.view(dtype).reshape(-1, columns)
 
 

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ... import __version__
 from ...core.compare import digest
@@ -49,9 +50,11 @@ def compare(checks: Sequence[Check], path: Path) -> list[Check]:
             where=path,
             hint=f"Record it again with this release: {call('verify_seed', record_to=...)}.",
         )
-    digests, notes = content.get("digests"), content.get("notes") or {}
-    if not isinstance(digests, dict) or not isinstance(notes, dict):
-        raise FormatError("digests isn't a map from names to sha256", where=path)
+    digests: Any = content.get("digests")
+    notes: Any = content.get("notes") or {}
+    for field, value in (("digests", digests), ("notes", notes)):
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise FormatError(f"its {field} aren't a map from names to texts", where=path, hint="Record it again.")
     here = {_key(check): check for check in checks if check.digest}
     streams = {digest(values): stream for stream, values in golden()[1].items()}
     results = []

@@ -14,6 +14,7 @@ from ...bases.base import Base, open_base
 from ...checks import one_of
 from ...errors import UndeterminedError
 from ...formats.peft_release import Seeding
+from ...inputs import watches_inputs
 from ...progress import Progress
 from ...sources.locate import locate
 from ...wording import argument
@@ -37,6 +38,7 @@ class VerifyReport:
     warnings: list[str]
 
 
+@watches_inputs
 def verify_seed(
     adapter: AdapterLike | None = None,
     *,

@@ -25,7 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-OUTPUT = Path(__file__).parent.parent / "tinylora_tools" / "data" / "architectures.jsonl"
+ROOT = Path(__file__).parent.parent
+OUTPUT = ROOT / "tinylora_tools" / "data" / "architectures.jsonl"
 
 #: Shapes of a family that have other modules than its defaults.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -88,6 +89,12 @@ OPEN = {
     "llava_next_video", "llava_onevision", "mistral3", "smolvlm", "vipllava", "voxtral",
 }  # fmt: skip
 TEXT_MODELS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "opt", "t5", "gpt2", "stablelm"]
+
+#: Entries that give many families other modules, wherever their configurations have them with another value.
+TRIED: dict[str, Any] = {
+    "add_cross_attention": True, "feed_forward_proj": "gated-gelu", "first_k_dense_replace": 1, "mlp_only_layers": [1],
+    "q_lora_rank": None, "type_vocab_size": 2,
+}  # fmt: skip
 
 #: What a configuration can't be built, or used, without: entries that its defaults leave to the checkpoint.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -193,6 +200,27 @@ def configurations(family: str, name: str, inside: dict[str, Any] | None = None)
         yield found
 
 
+def shapes(family: str, name: str, model_class: Any) -> list[Any]:
+    """The configurations that count for a class: those above, and of those that are tried the ones that can be built
+    and have other modules than the default."""
+    from tinylora_tools.ops.architecture.build import build, kind_of
+
+    def modules(config: Any) -> set[str]:
+        return {n for n, m in build(model_class, config).named_modules() if kind_of(m)}
+
+    configs = list(configurations(family, name))
+    default = modules(configs[0])
+    for path, value in _entries(configs[0].to_dict()):
+        last = path.rpartition(".")[2]
+        if last in TRIED and value != TRIED[last]:
+            with suppress(Exception):
+                config = type(configs[0]).from_dict(_changed(configs[0].to_dict(), {path: TRIED[last]}))
+                config.architectures = [name]
+                if modules(config) != default:
+                    configs.append(config)
+    return configs
+
+
 def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for path, value in changes.items():
         *parents, last = path.split(".")
@@ -222,7 +250,7 @@ def collect_family(family: str, older: dict[str, Any] | None = None) -> dict[str
     found: dict[str, Any] = {"classes": {}, "failed": {}}
     for name, model_class in classes(family).items():
         try:
-            configs = list(configurations(family, name))
+            configs = shapes(family, name, model_class)
             found["classes"][name] = describe(model_class, configs, (older or {}).get(name))
         except Exception as error:
             found["failed"][name] = f"{type(error).__name__}: {error}"[:300]
@@ -330,6 +358,50 @@ def show(family: str) -> None:
     raise SystemExit(f"{family}: not in the data")
 
 
+def page() -> str:
+    """docs/families.md: what the data know of each family, and what each command made of it, built small."""
+    from tinylora_tools.bases.architectures import families
+    from tinylora_tools.bases.architectures.layout import Layout
+
+    results = ROOT / "benchmarks" / "families.json"
+    measured = json.loads(results.read_text())["families"]
+    rows = []
+    for data in families.all_families():
+        releases = data["releases"]
+        described = [one for release in releases.values() for one in release["classes"].values()]
+        ties = [tie["tied"] for one in described for tie in one.get("ties", ())]
+        tied = "no" if not ties else "always" if all("F" not in tie for tie in ties) else "by config.json"
+        more = {p for one in described for p, k in Layout(one.get("modules", "")).letters.items() if k.islower()}
+        scaled = "yes" if any(one.get("scales") for one in described) else ""
+        fused = "yes" if any(one.get("fused") for one in described) else ""
+        outcomes = measured.get(data["family"], {})
+        said = ", ".join(f"{command}: {what}" for command, what in outcomes.items() if what != "right")
+        beside = "" if not outcomes else said or "all right"
+        cells = [data["family"], len(releases[next(iter(releases))]["classes"]), " and ".join(releases), tied, scaled]
+        rows.append([*cells, len(more) or "", fused, beside])
+    head = ["Family", "Classes", "transformers", "Ties", "Scaled", "Doing more", "Fused", "Beside PEFT"]
+    lines = [" | ".join(map(str, row)) for row in (head, ["---"] * len(head), *rows)]
+    counts = {c: sum(one.get(c) == "right" for one in measured.values()) for c in next(iter(measured.values()), {})}
+    right = ", ".join(f"{command} {count}" for command, count in counts.items())
+    return PAGE.format(families=len(rows), measured=len(measured), right=right) + "".join(f"| {x} |\n" for x in lines)
+
+
+PAGE = """# Families
+
+The {families} model families that the [data](architectures.md) know; made by `scripts/make_architectures.py page`.
+
+- *Classes*: of the newest release that has the family.
+- *Ties*: whether some class holds two parameters as one tensor.
+- *Scaled*: whether an embedding multiplies what it looks up.
+- *Doing more*: how many kinds of modules no weight can have the update of.
+- *Fused*: whether some parameters, experts mostly, aren't stored as they are held.
+- *Beside PEFT*: what came of merge, convert lora, verify-base, verify-seed, init and count for an adapter of all its
+  layers, built small, where that was run (`benchmarks/families.py`, {measured} families). Right were, of these:
+  {right}. *refused* is an error that says what can't be, or isn't known; *warned* a warning of what PEFT does.
+
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -344,6 +416,8 @@ def main() -> None:
     three = commands.add_parser("show")
     three.add_argument("family")
     three.set_defaults(run=lambda options: show(options.family))
+    four = commands.add_parser("page")
+    four.set_defaults(run=lambda options: (ROOT / "docs" / "families.md").write_text(page()))
     options = parser.parse_args()
     options.run(options)
 

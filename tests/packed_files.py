@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tinylora_tools.adapters.source import find_source
 from tinylora_tools.bases.base import open_base
 from tinylora_tools.formats.packed import CONTENT, content_mark
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import build_header, read_header
 
 

@@ -21,17 +21,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapters.load import Adapter
     from .adapters.source import load_adapter
-    from .bases.families import described_by
+    from .bases.architectures.families import described_by
     from .core.svd.triplets import top_triplets
-    from .errors import (
-        FormatError,
-        MismatchError,
-        OutputError,
-        TinyLoraError,
-        UndeterminedError,
-        UnsupportedError,
-    )
-    from .formats.peft_config import TinyLoraConfig
+    from .errors import FormatError, MismatchError, OutputError, TinyLoraError, UndeterminedError, UnsupportedError
+    from .formats.peft.config import TinyLoraConfig
     from .ops.architecture.run import architecture
     from .ops.convert.lora import to_lora
     from .ops.convert.packed import pack
@@ -52,13 +45,13 @@ _HOMES = {
     "FormatError": "errors",
     "MismatchError": "errors",
     "OutputError": "errors",
-    "TinyLoraConfig": "formats.peft_config",
+    "TinyLoraConfig": "formats.peft.config",
     "TinyLoraError": "errors",
     "UndeterminedError": "errors",
     "UnsupportedError": "errors",
     "architecture": "ops.architecture.run",
     "count": "ops.create.count",
-    "described_by": "bases.families",
+    "described_by": "bases.architectures.families",
     "draw_projection": "ops.project",
     "factor": "ops.factor",
     "init": "ops.create.init",

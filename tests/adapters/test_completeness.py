@@ -19,7 +19,7 @@ from tinylora_tools.adapters.completeness import incomplete, missing_modules, mi
 from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")
 NAMES = [row["name"] for row in LAYERS.modules]

@@ -18,7 +18,7 @@ from tinylora_tools.adapters.completion import completed
 from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError, UndeterminedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 QWEN2 = ROOT / "bases" / "qwen2-bf16"
 

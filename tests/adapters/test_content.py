@@ -15,7 +15,7 @@ from tinylora_tools.adapters.content import content_of, open_file
 from tinylora_tools.adapters.source import adapter_of, find_source
 from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.packed import Packed
-from tinylora_tools.formats.peft_adapter import PeftAdapter
+from tinylora_tools.formats.peft.adapter import PeftAdapter
 from tinylora_tools.formats.safetensors_file import SafetensorsFile
 from tinylora_tools.formats.third_party import Found
 from tinylora_tools.formats.torch_file import TorchFile

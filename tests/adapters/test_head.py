@@ -12,7 +12,7 @@ from fixture_data import FIXTURES, Fixture
 from small_model import saved
 
 from tinylora_tools.adapters.head import Head, head_of
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base, open_base
 from tinylora_tools.errors import MismatchError, UndeterminedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 from tinylora_tools.formats.tensors import TensorFile, TensorInfo
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from tinylora_tools.adapters.numbering import Numbering, number_modules
 from tinylora_tools.adapters.order import FirstAdapter
 from tinylora_tools.adapters.provenance import provenance
-from tinylora_tools.bases.architecture import Architecture
+from tinylora_tools.bases.architectures.architecture import Architecture
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")  # 6 modules, P stored
 NAMES = [row["name"] for row in LAYERS.modules]

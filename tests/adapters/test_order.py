@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from tinylora_tools.adapters.order import FirstAdapter, Order, find_order, first_in, order_of_first
 from tinylora_tools.adapters.provenance import provenance
-from tinylora_tools.bases.architecture import Architecture
+from tinylora_tools.bases.architectures.architecture import Architecture
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError, UndeterminedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")  # 6 modules, P stored
 NAMES = [row["name"] for row in LAYERS.modules]

@@ -24,7 +24,7 @@ from tinylora_tools.adapters.provenance import (
 )
 from tinylora_tools.core.streams.projection import draw
 from tinylora_tools.errors import UndeterminedError
-from tinylora_tools.formats.peft_adapter import PeftAdapter, read_adapter
+from tinylora_tools.formats.peft.adapter import PeftAdapter, read_adapter
 
 LAYERS = fixture("peft021-layers")  # seeds 42 to 47, bfloat16
 NAMES = [row["name"] for row in LAYERS.modules]

@@ -16,7 +16,7 @@ from tinylora_tools.adapters import soundness
 from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 TINY = "peft020-tiny"  # r = u = 1, 14 modules with a vector each
 Q_PROJ = "model.layers.0.self_attn.q_proj"

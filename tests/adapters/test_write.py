@@ -26,7 +26,7 @@ from tinylora_tools.adapters.write import (
     write_adapter,
 )
 from tinylora_tools.errors import UndeterminedError, UnsupportedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")
 

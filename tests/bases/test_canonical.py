@@ -20,8 +20,8 @@ from tinylora_tools.bases.base import Base
 from tinylora_tools.bases.canonical import canonical_of, modules_of, weights_mark
 from tinylora_tools.bases.modules import Module
 from tinylora_tools.errors import FormatError, MismatchError
-from tinylora_tools.formats.peft_adapter import read_adapter
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.adapter import read_adapter
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 from tinylora_tools.progress import NoProgress
 
 LAYERS = fixture("peft021-layers")

@@ -13,7 +13,7 @@ from tinylora_tools.bases.base import Base
 from tinylora_tools.bases.canonical import modules_of
 from tinylora_tools.bases.held import hold, memory_at_hand
 from tinylora_tools.bases.modules import Module
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 
 CASE = fixture("peft021-layers")
 

@@ -12,8 +12,8 @@ import small_families
 import transformers
 from fixture_data import fixture
 
-from tinylora_tools.bases import named
-from tinylora_tools.bases.layout import KINDS
+from tinylora_tools.bases.architectures import named
+from tinylora_tools.bases.architectures.layout import KINDS
 from tinylora_tools.bases.modules import model_modules, require_order
 from tinylora_tools.errors import MismatchError, UndeterminedError
 from tinylora_tools.formats.checkpoint import read_checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import BitsAndBytesConfig, FineGrainedFP8Config, GPTQConfig, LlamaConfig, Mxfp4Config
 
-from tinylora_tools.bases.named import from_config
+from tinylora_tools.bases.architectures.named import from_config
 from tinylora_tools.bases.quantization import (
     in_parts,
     method_of,

@@ -14,8 +14,8 @@ from classifiers import CONFIGS, family, make_base
 from safetensors.torch import load_file, save_file
 
 from tinylora_tools.adapters.head import LABELLED
-from tinylora_tools.bases.architecture import Architecture
-from tinylora_tools.bases.named import from_class_name
+from tinylora_tools.bases.architectures.architecture import Architecture
+from tinylora_tools.bases.architectures.named import from_class_name
 from tinylora_tools.bases.refit import Refit, refit
 from tinylora_tools.formats.checkpoint import read_checkpoint
 from tinylora_tools.formats.tensors import TensorInfo

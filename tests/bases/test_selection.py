@@ -20,7 +20,7 @@ from tinylora_tools.bases.base import Base
 from tinylora_tools.bases.modules import ModelModules, open_model
 from tinylora_tools.bases.selection import default_targets, saved_modules, select, shortest_targets
 from tinylora_tools.errors import MismatchError, UndeterminedError, UnsupportedError
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 
 HERE = Path("base")
 

@@ -13,7 +13,7 @@ from damage import edit_json
 from fixture_data import ROOT
 from safetensors.numpy import save_file
 
-from tinylora_tools.bases.named import from_config
+from tinylora_tools.bases.architectures.named import from_config
 from tinylora_tools.bases.tensor_names import BaseNames
 from tinylora_tools.errors import FormatError, MismatchError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.checkpoint import Checkpoint, read_checkpoint

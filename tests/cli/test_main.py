@@ -26,6 +26,7 @@ EVERY = [*(name for name in COMMANDS if name != "convert"), *(f"convert {form}" 
 
 #: The shortest whole command line of each.
 LINES = {
+    "architecture": ["SOURCE"],
     "inspect": ["SOURCE"],
     "merge": ["SOURCE", "-o", "OUT"],
     "factor": ["SOURCE", "-o", "OUT.safetensors"],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_model import TARGETS, saved_lora
 
 from tinylora_tools.formats.lora_adapter import config_json, factor_keys
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 
 
 def test_keys_are_peft_s(tmp_path: Path) -> None:

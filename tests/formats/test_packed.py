@@ -19,15 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tinylora_tools.errors import FormatError
-from tinylora_tools.formats.packed import (
-    CONTENT,
-    as_packed,
-    content_mark,
-    lean_config,
-    long,
-    packed_at,
-    short,
-)
+from tinylora_tools.formats.packed import CONTENT, as_packed, content_mark, lean_config, long, packed_at, short
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.convert.packed import pack
 

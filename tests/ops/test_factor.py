@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tinylora_tools.errors import FormatError, MismatchError, OutputError, TinyLoraError, UnsupportedError
 from tinylora_tools.formats.factors_file import read_factors
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 from tinylora_tools.ops import factor as module
 from tinylora_tools.ops.factor import factor
 

@@ -21,8 +21,8 @@ from ..core.svd.as_library import library_factors, same_signs
 from ..core.torch_arrays import check_device
 from ..errors import MismatchError, UndeterminedError
 from ..formats.memory_file import MemoryFile
-from ..formats.peft_adapter import Factors, sort_keys
-from ..formats.peft_keys import factor_key
+from ..formats.peft.adapter import Factors, sort_keys
+from ..formats.peft.keys import factor_key
 from ..formats.tensors import float_dtype, numpy_dtype
 from ..progress import NoProgress, Progress
 from .completeness import targeted_modules

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import FormatError, UnsupportedError
 from ..formats import third_party
 from ..formats.packed import Packed, as_packed, is_packed
-from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
+from ..formats.peft.adapter import WEIGHTS_NAMES, PeftAdapter, adapter_in, read_adapter
 from ..formats.pickled.stored import load_pickle
 from ..formats.placeholders import refuse_pointer
 from ..formats.safetensors_file import SafetensorsFile, read_header

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..bases.modules import is_embedding_by_name
-from ..formats.peft_adapter import PeftAdapter
+from ..formats.peft.adapter import PeftAdapter
 from ..formats.tensors import TensorInfo
 
 #: What the classes end in whose head gives a score for each label.

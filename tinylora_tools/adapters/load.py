@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bases.architecture import Architecture
+from ..bases.architectures.architecture import Architecture
+from ..bases.architectures.named import from_class_name
 from ..bases.base import Base
 from ..bases.listing import read_module_order
-from ..bases.named import from_class_name
 from ..core.lowrank import left_factor, projected, training_dtype
 from ..core.streams import projection
 from ..errors import UndeterminedError
-from ..formats.peft_adapter import Factors, ModuleTensors, PeftAdapter
-from ..formats.peft_config import TinyLoraConfig
-from ..formats.peft_release import Seeding
+from ..formats.peft.adapter import Factors, ModuleTensors, PeftAdapter
+from ..formats.peft.config import TinyLoraConfig
+from ..formats.peft.release import Seeding
 from ..sources.locate import locate, locate_base
 from . import soundness
 from .numbering import Numbering, number_modules

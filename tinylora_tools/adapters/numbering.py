@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..bases.architecture import Architecture
+from ..bases.architectures.architecture import Architecture
 from ..bases.base import Base
 from ..core.tying import group_count
 from ..errors import MismatchError, TinyLoraError
-from ..formats.peft_adapter import PeftAdapter
-from ..formats.peft_release import numbers_by_first
+from ..formats.peft.adapter import PeftAdapter
+from ..formats.peft.release import numbers_by_first
 from ..wording import argument
 from .counting import Counted, added, alone, ways_to_add
 from .order import FirstAdapter, contradicts, find_order, first_adapter_hint, matches_inside, order_of_first

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..bases.architecture import Architecture
+from ..bases.architectures.architecture import Architecture
+from ..bases.architectures.hints import order_hint, own_code, way_out
 from ..bases.base import Base
 from ..bases.listing import ANEW, HOW_TO_LIST, alphabetical, differ, read_module_order, refuse_impossible
 from ..errors import MismatchError, TinyLoraError, UndeterminedError
-from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
-from ..formats.peft_release import numbers_by_first
+from ..formats.peft.adapter import WEIGHTS_NAMES, PeftAdapter, read_adapter
+from ..formats.peft.release import numbers_by_first
 from ..sources.locate import locate
 from ..wording import argument
 from .counting import MatchesInside, ways_to_add
@@ -64,8 +65,10 @@ def ways_out(base: Base | None) -> str:
     """What to do where the architecture isn't known."""
     if base is None:
         first = f"Name the base model with {argument('base')}, so that its config.json tells the architecture, or give"
+    elif base.config is None:
+        first = "Put the model's own config.json beside its weights, or give"
     else:
-        first = "Put the model's own config.json beside its weights, or give" if base.config is None else "Give"
+        first = f"{way_out()} Or give"
     return (
         f"{first} the modules with {argument('module_order', ...)}, all of them or the targeted ones, in the order of "
         f"model.named_modules(), one name a line: {HOW_TO_LIST}."
@@ -121,6 +124,9 @@ def find_order(
             hint=f"Say which order is right with {argument('module_order', ...)} (one module name a line).",
         )
         return Order(None, "unknown", [conflict])
+    if by_seed is None and architecture.doubtful:
+        doubt = UndeterminedError(own_code(architecture.model_type), where=adapter.file.path, hint=order_hint())
+        return Order(None, "unknown", [doubt])
     return Order(names, "architecture")
 
 

@@ -6,7 +6,7 @@ How PEFT seeds the generator of a module's P:
   which already carry one inherits the first adapter's i.
 - 0.19: projection_seed + hash(adapter name) % 10000, with a hash that Python salts anew in each process: one P for all
   modules, and a seed that nobody knows. (An adapter added to wrapped layers gets projection_seed + i even there.)
-- 0.19.2.dev0: the one or the other, by its commit (`formats/peft_release.py`).
+- 0.19.2.dev0: the one or the other, by its commit (`formats/peft/release.py`).
 
 Source: peft/tuners/tinylora/layer.py, `_get_layer_seed`, of PEFT 0.19.1, 0.20.0 and 0.21.2.
 """
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from ..core.lowrank import training_dtype
 from ..core.streams import projection
 from ..errors import UndeterminedError
-from ..formats.peft_adapter import PeftAdapter
-from ..formats.peft_config import TinyLoraConfig
+from ..formats.peft.adapter import PeftAdapter
+from ..formats.peft.config import TinyLoraConfig
 from ..wording import argument
 
 #: PEFT 0.19 adds hash(adapter name) % 10000 to the seed.

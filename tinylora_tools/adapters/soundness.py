@@ -13,8 +13,8 @@ from ..bases.tensor_names import BaseNames
 from ..errors import MismatchError
 from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed
-from ..formats.peft_adapter import PeftAdapter
-from ..formats.peft_release import Seeding, saves_biases
+from ..formats.peft.adapter import PeftAdapter
+from ..formats.peft.release import Seeding, saves_biases
 from ..wording import argument, call
 from .completeness import incomplete
 from .provenance import regime, straddles

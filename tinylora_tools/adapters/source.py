@@ -11,9 +11,9 @@ from ..core.streams.projection import DEFAULT_STREAM
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import is_checkpoint
 from ..formats.packed import Packed
-from ..formats.peft_adapter import PeftAdapter, adapter_in
-from ..formats.peft_keys import is_adapter
-from ..formats.peft_release import Seeding
+from ..formats.peft.adapter import PeftAdapter, adapter_in
+from ..formats.peft.keys import is_adapter
+from ..formats.peft.release import Seeding
 from ..formats.tensors import TensorFile
 from ..formats.third_party import Found
 from ..progress import NoProgress, Progress
@@ -127,7 +127,7 @@ class Source:
                 content, base, device=device, threads=threads, keep_weights=keep_weights, progress=progress
             )
         elif isinstance(content, Found):
-            from .third_party import import_third_party
+            from .third_party.adapter import import_third_party
 
             header, notes = import_third_party(
                 content,

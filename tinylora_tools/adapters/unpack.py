@@ -21,8 +21,8 @@ from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.memory_file import MemoryFile
 from ..formats.packed import CONTENT, INDEX, VALUE, Packed, content_mark, digest_of, long
-from ..formats.peft_adapter import PeftAdapter, sort_keys
-from ..formats.peft_keys import factor_key, vector_key
+from ..formats.peft.adapter import PeftAdapter, sort_keys
+from ..formats.peft.keys import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
 from ..progress import Progress
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..core.lowrank import training_dtype
 from ..core.streams import projection
 from ..errors import UnsupportedError
-from ..formats.peft_adapter import WEIGHTS_NAMES, PeftAdapter
-from ..formats.peft_config import CONFIG_NAME
-from ..formats.peft_keys import factor_key
+from ..formats.peft.adapter import WEIGHTS_NAMES, PeftAdapter
+from ..formats.peft.config import CONFIG_NAME
+from ..formats.peft.keys import factor_key
 from ..formats.safetensors_writer import Entry, write_tensors
 from ..formats.tensors import DTYPE_BITS, dtype_name, numpy_dtype
 from .load import Adapter

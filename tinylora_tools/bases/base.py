@@ -10,9 +10,9 @@ from typing import Any
 from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint, is_checkpoint, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
-from .architecture import Architecture
+from .architectures.architecture import Architecture
+from .architectures.named import from_config
 from .dequantizing import dequantizing
-from .named import from_config
 
 
 class Base:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.svd.canonical import Canonical, canonical_factors
 from ..errors import FormatError, MismatchError
 from ..formats.packed import short
-from ..formats.peft_config import TinyLoraConfig
+from ..formats.peft.config import TinyLoraConfig
 from ..formats.tensors import FLOAT_NAMES, float_dtype
 from ..progress import Progress
 from .base import Base

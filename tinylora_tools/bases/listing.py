@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import FormatError, MismatchError
 from ..wording import argument
-from .layout import generalised
+from .architectures.layout import generalised
 from .modules import ModelModules
 
 #: How to print what the order is read from.

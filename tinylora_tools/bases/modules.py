@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.tensors import TensorInfo
+from ..formats.tensors import FLOAT_NAMES, TensorInfo
 from ..wording import argument
-from .architecture import Architecture
+from .architectures.architecture import Architecture
+from .architectures.hints import order_hint, own_code
+from .architectures.layout import KINDS, generalised
+from .architectures.named import for_task
 from .base import Base
-from .hints import order_hint
-from .layout import KINDS, generalised
-from .named import for_task
 
 #: Last parts of names that are embeddings by convention, where no architecture tells.
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")
@@ -24,12 +24,18 @@ class Module:
     """A module with a weight matrix.
 
     `kind` is "Linear", "Conv1D" or "Embedding"; `tensor` holds the weight, in_features by out_features for a Conv1D and
-    the other way round else.
+    the other way round else; `widened` says whether transformers loads it in float32 though it is stored in 16 bits.
     """
 
     name: str
     kind: str
     tensor: TensorInfo
+    widened: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the weight is loaded in, and PEFT works in, by its safetensors name."""
+        return "F32" if self.widened else self.tensor.dtype
 
     @property
     def out_features(self) -> int:
@@ -123,7 +129,9 @@ def model_modules(
     for parameter, key in parameters.items():
         name = parameter.removesuffix(".weight")
         if parameter.endswith(".weight") and here.has(name) and len(base.info(key).shape) == 2:
-            found[name] = Module(name, KINDS[here.layout.letters[generalised(name)]], base.info(key))
+            info = base.info(key)
+            widened = here.in_float32(parameter, FLOAT_NAMES.get(info.dtype, ""))
+            found[name] = Module(name, KINDS[here.layout.letters[generalised(name)]], info, widened)
     order = list(module_order) if module_order is not None else sorted(found, key=here.layout.sort_key)
     modules = {name: found[name] for name in _checked(order, found, base)}
     return ModelModules(modules, parameters, here.input, here.output, architecture, ordered=True)
@@ -211,6 +219,8 @@ def open_model(
         model = model_modules(base.checkpoint, None)
     if numbered:
         require_order(model, base.checkpoint)
+        if architecture is not None and architecture.doubtful and order is None:
+            raise UndeterminedError(own_code(architecture.model_type), where=base.path, hint=order_hint())
     return model
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import TinyLoraError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import DTYPE_OF, FLOAT_NAMES
-from .architecture import Architecture
+from .architectures.architecture import Architecture
 from .scaled_weight import companions_of
 from .tensor_names import BaseNames, TiedGroup
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from ..errors import UndeterminedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.peft_config import TASK_TYPES
+from ..formats.peft.config import TASK_TYPES
 from ..formats.renamed_file import RenamedFile
 from ..formats.tensors import FLOAT_NAMES, TensorInfo
 from ..formats.torch_file import TorchFile
-from .architecture import Architecture
-from .described import Described
-from .layout import generalised
-from .named import for_task
+from .architectures.architecture import Architecture
+from .architectures.described import Described
+from .architectures.layout import generalised
+from .architectures.named import for_task
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
-from ..formats.peft_config import ALL_LINEAR, TinyLoraConfig
+from ..formats.peft.config import ALL_LINEAR, TinyLoraConfig
 from ..wording import argument
 from .modules import ModelModules, Module
 from .quantization import BLOCKS, in_parts, refusal_of_parts, refuse_packed

@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import FormatError, MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import same_values
-from .architecture import Architecture
-from .hints import way_out
-from .ties import FLAG, Tie
+from .architectures.architecture import Architecture
+from .architectures.hints import way_out
+from .architectures.ties import FLAG, Tie
 
 
 @dataclass(frozen=True, slots=True)

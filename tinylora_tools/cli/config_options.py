@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import FormatError
-from ..formats.peft_config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
+from ..formats.peft.config import BIASES, TASK_TYPES, TinyLoraConfig, parse_targets
 from .options import FINITE, Decorator, Dtype, all_of, module_order_option
 
 #: PEFT's defaults.

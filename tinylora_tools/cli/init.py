@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .config_options import adapter_dtype_option, adapter_options
-from .options import (
-    SOURCE,
-    device_option,
-    force_option,
-    output_option,
-    output_options,
-    stream_option,
-    threads_option,
-)
+from .options import SOURCE, device_option, force_option, output_option, output_options, stream_option, threads_option
 from .output import Output, plural, print_written
 from .process import keep_freed_memory
 
 if TYPE_CHECKING:
-    from ..formats.peft_config import TinyLoraConfig
+    from ..formats.peft.config import TinyLoraConfig
     from ..ops.create.init import InitReport
 
 

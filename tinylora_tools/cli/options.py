@@ -119,7 +119,7 @@ def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def run(*arguments: Any, architecture: Path | None, **given: Any) -> Any:
-        from ..bases.families import described_by
+        from ..bases.architectures.families import described_by
 
         with described_by(architecture):
             return function(*arguments, **given)

@@ -43,8 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
-from .peft_config import TinyLoraConfig
-from .peft_keys import is_adapter
+from .peft.config import TinyLoraConfig
+from .peft.keys import is_adapter
 from .safetensors_file import SafetensorsFile, read_header
 from .tensors import dtype_name
 

@@ -24,7 +24,7 @@ from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, OutputError
 from ..formats.checkpoint import Checkpoint
 from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
-from ..formats.peft_config import TinyLoraConfig
+from ..formats.peft.config import TinyLoraConfig
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.safetensors_writer import write_file, write_tensors
 from ..inputs import watches_inputs

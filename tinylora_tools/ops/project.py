@@ -15,8 +15,8 @@ from ..bases.base import Base
 from ..checks import at_least, dtype_named
 from ..core.compare import digest
 from ..core.streams import projection
-from ..formats.peft_keys import factor_key
-from ..formats.peft_release import Seeding
+from ..formats.peft.keys import factor_key
+from ..formats.peft.release import Seeding
 from ..formats.safetensors_writer import write_file
 from ..formats.tensors import float_dtype
 from ..inputs import watches_inputs

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UnsupportedError
-from ..formats.peft_config import CONFIG_NAME
+from ..formats.peft.config import CONFIG_NAME
 from ..formats.tokenizer_files import TokenizerFiles
 from ..inputs import open_input
 from .manifest import NAME as MANIFEST_NAME

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
-from ..formats.peft_config import CONFIG_NAME
+from ..formats.peft.config import CONFIG_NAME
 from ..inputs import require_unchanged
 from ..wording import argument
 from .workshop import Workshop, workshop, workshop_of

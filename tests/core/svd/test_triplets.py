@@ -7,13 +7,7 @@ import torch
 from matrices import MATRICES, counted, errors, factors_of_peft, gaussian, with_values
 from torch import Tensor
 
-from tinylora_tools.core.svd.triplets import (
-    library_triplets,
-    match_signs,
-    peft_factors,
-    rounded_as_peft,
-    top_triplets,
-)
+from tinylora_tools.core.svd.triplets import library_triplets, match_signs, peft_factors, rounded_as_peft, top_triplets
 from tinylora_tools.errors import FormatError
 
 

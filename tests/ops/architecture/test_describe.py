@@ -10,8 +10,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tinylora_tools.bases.described import Described
-from tinylora_tools.bases.layout import generalised
+from tinylora_tools.bases.architectures.described import Described
+from tinylora_tools.bases.architectures.layout import generalised
 from tinylora_tools.ops.architecture.describe import describe, shortened
 
 

@@ -14,7 +14,7 @@ import transformers
 from damage import edit_json
 
 import tinylora_tools as tl
-from tinylora_tools.bases.named import from_config
+from tinylora_tools.bases.architectures.named import from_config
 
 CODE = """
 import torch

@@ -9,7 +9,7 @@ import pytest
 import small_families
 import transformers
 
-from tinylora_tools.bases.ties import STATES, state_of
+from tinylora_tools.bases.architectures.ties import STATES, state_of
 from tinylora_tools.ops.architecture.tie_states import text_path, tied_unasked, ties_of
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tinylora_tools.bases.layout import Layout
+from tinylora_tools.bases.architectures.layout import Layout
 from tinylora_tools.errors import UndeterminedError
 from tinylora_tools.ops.architecture.tree import written
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tinylora_tools.errors import FormatError, OutputError, UndeterminedError, UnsupportedError
 from tinylora_tools.formats.packed import INDEX, VALUE
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.convert.lora import to_lora
 from tinylora_tools.ops.convert.packed import pack

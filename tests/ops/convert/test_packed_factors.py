@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tinylora_tools.core.svd.canonical import Canonical, canonical_factors
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.formats.peft_adapter import Factors
+from tinylora_tools.formats.peft.adapter import Factors
 from tinylora_tools.ops.convert import packed_factors as module
 from tinylora_tools.ops.convert.packed import pack
 from tinylora_tools.ops.convert.packed_factors import MOST_ERROR, Restored, corrections_of

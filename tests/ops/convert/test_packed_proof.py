@@ -12,7 +12,7 @@ from fixture_data import fixture
 from packed_files import edited_adapter
 
 from tinylora_tools.errors import UnsupportedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 from tinylora_tools.ops.convert.packed import pack
 from tinylora_tools.ops.convert.packed_proof import compare
 

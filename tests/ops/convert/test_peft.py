@@ -15,7 +15,7 @@ from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
 from tinylora_tools.errors import MismatchError, UnsupportedError
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.formats.peft.adapter import read_adapter
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.convert.peft import PeftReport, to_peft
 

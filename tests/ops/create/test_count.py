@@ -10,7 +10,7 @@ import pytest
 from fixture_data import FIXTURES, ROOT, Fixture, fixture, tensors
 
 from tinylora_tools.core.tying import group_count
-from tinylora_tools.formats.peft_config import TinyLoraConfig
+from tinylora_tools.formats.peft.config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.count import CountReport, count, within_budget
 

@@ -17,7 +17,7 @@ from tinylora_tools.bases.modules import model_modules, open_model
 from tinylora_tools.bases.selection import default_targets
 from tinylora_tools.errors import TinyLoraError
 from tinylora_tools.formats.checkpoint import read_checkpoint
-from tinylora_tools.formats.peft_config import TinyLoraConfig, parse_targets
+from tinylora_tools.formats.peft.config import TinyLoraConfig, parse_targets
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.plan import Plan, missing_head, plan_adapter
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylora_tools.adapters.head import Head
-from tinylora_tools.bases.architecture import Architecture
-from tinylora_tools.bases.named import from_class_name
+from tinylora_tools.bases.architectures.architecture import Architecture
+from tinylora_tools.bases.architectures.named import from_class_name
 from tinylora_tools.formats.tensors import TensorInfo
 from tinylora_tools.ops.merge.labels import label_config, pad_config
 

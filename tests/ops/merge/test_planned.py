@@ -30,7 +30,7 @@ def test_a_plan_follows_its_settings() -> None:
     for tied, dtype in (("untie", "auto"), ("share", "auto"), ("untie", "float32")):
         settings = Settings((1.0,), dtype, tied)
         sources = find_sources(case.adapter)
-        opened, plan = planned(
+        opened, plan, _ = planned(
             open_base(case.base), sources, settings, threads=None, keep_weights=False, progress=NoProgress()
         )
         plans[tied, dtype] = plan

@@ -16,8 +16,8 @@ import torch
 import transformers
 from fixture_data import MERGEABLE, Fixture, fixture, tensors
 
-from tinylora_tools.bases.named import from_config
-from tinylora_tools.formats.peft_adapter import read_adapter
+from tinylora_tools.bases.architectures.named import from_config
+from tinylora_tools.formats.peft.adapter import read_adapter
 from tinylora_tools.ops.inspect.run import inspect
 from tinylora_tools.ops.merge.run import merge
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ..checkpoint import Checkpoint, is_checkpoint, read_checkpoint
-from ..peft_adapter import WEIGHTS_NAMES
+from ..peft.adapter import WEIGHTS_NAMES
 from ..pickled.stored import load_pickle
 from ..safetensors_file import SafetensorsFile, read_header
 from . import anrgusc, chi_shan0707, cho104, curiouscaliboi, guokaku, spuuntries

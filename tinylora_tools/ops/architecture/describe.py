@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...bases.layout import Layout, filled, generalised
-from ...bases.renaming import Renaming
+from ...bases.architectures.layout import Layout, filled, generalised
+from ...bases.architectures.renaming import Renaming
 from .build import build, kind_of
 from .scales import Scale, entries, forward_of
+from .taken import taken_by
 from .tie_states import ties_of
 from .tree import written
 
@@ -56,7 +57,10 @@ def structure(model_class: Any, configs: Sequence[Any], older: Description | Non
         for name, module in model.named_modules():
             if (kind := kind_of(module)) is not None:
                 plain, scale = forward_of(module, kind, model.config)
-                modules[-1][name] = kind if plain or scale else kind.lower()
+                parent, _, own = name.rpartition(".")
+                around: Any = type(model.get_submodule(parent))
+                called = own not in taken_by(around)
+                modules[-1][name] = kind if (plain or scale) and called else kind.lower()
                 if kind == "E":
                     scales.setdefault(generalised(name), []).append(scale)
         renamed, lost = stored_names(model)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...bases.architecture import Architecture
+from ...bases.architectures.architecture import Architecture
+from ...bases.architectures.layout import KINDS, generalised
 from ...bases.base import Base, open_base
-from ...bases.layout import KINDS, generalised
 from ...errors import FormatError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...output.staging import check_file, staged_file
 from ...wording import argument

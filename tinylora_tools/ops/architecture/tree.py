@@ -1,4 +1,4 @@
-"""Module names in the order of named_modules(), written as one tree: the form that `bases.layout` reads.
+"""Module names in the order of named_modules(), written as one tree: the form that `architectures.layout` reads.
 
 Siblings come in an order that every instance of their parent agrees with, whichever of them it has: the layers of a
 hybrid model differ, and no single one shows the order of all.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from ...bases.layout import Layout, generalised
+from ...bases.architectures.layout import Layout, generalised
 from ...errors import UndeterminedError
 
 #: Parents, and children in their order, by generalised names.
@@ -22,7 +22,7 @@ def written(models: Iterable[Mapping[str, str]]) -> str:
     Parameters
     ----------
     models : iterable of mapping
-        Each module's name to its letter (see `bases.layout.KINDS`), in the order of named_modules().
+        Each module's name to its letter (see `architectures.layout.KINDS`), in the order of named_modules().
 
     Raises
     ------

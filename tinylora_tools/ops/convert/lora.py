@@ -19,9 +19,9 @@ from ...adapters.updates import vocabularies
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
 from ...errors import MismatchError, UnsupportedError
-from ...formats.peft_adapter import WEIGHTS_NAMES
-from ...formats.peft_config import CONFIG_NAME
-from ...formats.peft_release import Seeding
+from ...formats.peft.adapter import WEIGHTS_NAMES
+from ...formats.peft.config import CONFIG_NAME
+from ...formats.peft.release import Seeding
 from ...formats.safetensors_writer import write_file
 from ...inputs import watches_inputs
 from ...output.staging import staged_directory
@@ -33,9 +33,8 @@ from .lora_plan import plan_lora
 
 Server = Literal["peft", "vllm"]
 
-#: Families whose LoRA PEFT moves to the fused experts of transformers 5, by these names alone (PEFT 0.21.2,
-#: utils/transformers_weight_conversion.py).
-_WITH_EXPERTS = {"deepseek_v3", "qwen3_moe"}
+#: What the experts' projections are called, which PEFT looks for in a LoRA adapter of a model that holds them fused
+#: (`_convert_peft_config_moe` of peft/utils/transformers_weight_conversion.py in PEFT 0.21.2).
 _OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -145,7 +144,11 @@ def to_lora(
         tensors=len(plan.tensors),
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=[*soundness.notes_of(loaded), *_resized(loaded), *_dropped_by_peft(loaded, server)],
+        warnings=[
+            *soundness.notes_of(loaded),
+            *_resized(loaded),
+            *_dropped_by_peft(loaded, server),
+        ],
     )
 
 
@@ -174,15 +177,16 @@ def _resized(loaded: Sequence[Adapter]) -> list[str]:
 
 
 def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:
-    """A warning where PEFT takes the LoRA of dense layers for the experts', which transformers 5 fuses."""
-    family = next((one.architecture.model_type for one in loaded if one.architecture), "")
+    """A warning where PEFT takes the LoRA of dense layers for the experts', which transformers 5 fuses: in nearly all
+    families that it fuses them in."""
+    known = next((one.architecture for one in loaded if one.architecture), None)
     modules = dict.fromkeys(module for one in loaded for module in one.modules)
     dense = [m for m in modules if m.endswith(_OF_EXPERTS) and ".experts." not in m]
-    if server != "peft" or family not in _WITH_EXPERTS or not dense:
+    if server != "peft" or known is None or not known.fuses_experts or not dense:
         return []
     return [
-        f"PEFT under transformers 5 takes {', '.join(_OF_EXPERTS)} of a {family} for its experts' and drops what "
-        f"belongs to other layers, here {dense[0]}"
+        f"PEFT under transformers 5 takes {', '.join(_OF_EXPERTS)} of a {known.model_type} for its experts' and drops "
+        f"what belongs to other layers, here {dense[0]}"
         + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
         + ": to use the adapter there, merge it"
     ]

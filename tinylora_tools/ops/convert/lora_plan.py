@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
 from ...adapters.updates import embedding_scale, projected_vectors
-from ...bases.hints import way_out
+from ...bases.architectures.hints import way_out
 from ...bases.tensor_names import in_numbered_layer, not_plain, unknown_module
 from ...core.lowrank import left_factor
 from ...errors import MismatchError, UndeterminedError, UnsupportedError
 from ...formats.lora_adapter import config_json, factor_keys
-from ...formats.peft_config import ALL_LINEAR
-from ...formats.peft_keys import base_key
+from ...formats.peft.config import ALL_LINEAR
+from ...formats.peft.keys import base_key
 from ...formats.tensors import DTYPE_BITS, dtype_name, float_dtype
 from ...wording import argument
 

@@ -20,7 +20,7 @@ from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
 from ...formats.packed import as_packed
-from ...formats.peft_release import Seeding
+from ...formats.peft.release import Seeding
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file
 from ...inputs import watches_inputs

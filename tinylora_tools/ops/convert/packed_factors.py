@@ -17,7 +17,7 @@ from ...core.residual import Triplets, residual_of, verdict_on
 from ...core.svd.canonical import Canonical
 from ...errors import MismatchError, UnsupportedError
 from ...formats.packed import INDEX, VALUE
-from ...formats.peft_adapter import Factors
+from ...formats.peft.adapter import Factors
 from ...formats.tensors import FLOAT_NAMES, float_dtype
 from ...wording import call
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ...adapters.write import stored_tensors
 from ...errors import UnsupportedError
-from ...formats.peft_adapter import PeftAdapter
-from ...formats.peft_keys import factor_key
+from ...formats.peft.adapter import PeftAdapter
+from ...formats.peft.keys import factor_key
 from ...wording import argument, call
 
 

@@ -15,8 +15,8 @@ from ...adapters.write import missing_projections, require_drawable, stored_tens
 from ...bases.base import Base
 from ...checks import dtype_named
 from ...errors import UnsupportedError
-from ...formats.peft_keys import factor_key
-from ...formats.peft_release import Seeding
+from ...formats.peft.keys import factor_key
+from ...formats.peft.release import Seeding
 from ...formats.tensors import float_dtype
 from ...inputs import watches_inputs
 from ...output.companions import copy_adapter_files

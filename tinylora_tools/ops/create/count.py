@@ -9,7 +9,7 @@ from ...adapters.load import ModuleOrder, order_in
 from ...bases.base import Base, open_base
 from ...checks import at_least, dtype_named
 from ...core.tying import group_count
-from ...formats.peft_config import TinyLoraConfig
+from ...formats.peft.config import TinyLoraConfig
 from .plan import Plan, model_for, plan_adapter
 
 #: Bytes of a number by dtype, for what v takes in each.

@@ -22,8 +22,8 @@ from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
 from ...errors import MismatchError
-from ...formats.peft_adapter import Factors
-from ...formats.peft_config import TinyLoraConfig
+from ...formats.peft.adapter import Factors
+from ...formats.peft.config import TinyLoraConfig
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype
 from ...inputs import watches_inputs
 from ...output.staging import check_output, staged_directory
@@ -136,6 +136,7 @@ def factors_of(plan: Plan, device: torch.device, progress: Progress) -> tuple[di
 
     def one(module: Module) -> tuple[Factors, bool]:
         W = as_matrix(base.checkpoint.read(module.tensor.name), module, device)
+        W = W.float() if module.widened else W
         found = top_triplets(W, plan.config.r)
         A, B = rounded_as_peft(found, W.dtype)
         return Factors(array_of(A), array_of(B)), bool(found.certificate.undetermined)
@@ -172,7 +173,7 @@ def _value(
         return _vector(plan, int(tensor.key.rpartition(".")[2]), init_seed)
     if tensor.part == "P":
         seed, rank = config.projection_seed + index[module.name], module.rank(config.r)
-        return projection.draw_rounded(seed, config.u, rank, FLOAT_NAMES[module.tensor.dtype], stream=stream)
+        return projection.draw_rounded(seed, config.u, rank, FLOAT_NAMES[module.dtype], stream=stream)
     A, B = factors[module.name]
     return A if tensor.part == "A" else B
 
@@ -188,5 +189,5 @@ def _vector(plan: Plan, group: int, init_seed: int) -> NDArray[Any]:
     rng = np.random.Generator(np.random.PCG64([init_seed, group]))
     v = rng.uniform(-config.init_v_bound, config.init_v_bound, config.u).astype(np.float32)
     first = next(module for module in plan.selection.modules if plan.group[module.name] == group)
-    dtype = FLOAT_NAMES[first.tensor.dtype]
+    dtype = FLOAT_NAMES[first.dtype]
     return projection.round_to(v, dtype) if dtype in ("bfloat16", "float16") else v

@@ -21,8 +21,8 @@ from ...bases.tensor_names import in_numbered_layer
 from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError
 from ...formats.checkpoint import Checkpoint
-from ...formats.peft_config import TinyLoraConfig
-from ...formats.peft_keys import base_key, factor_key, vector_key
+from ...formats.peft.config import TinyLoraConfig
+from ...formats.peft.keys import base_key, factor_key, vector_key
 from ...formats.safetensors_file import build_header
 from ...formats.tensors import DTYPE_BITS, FLOAT_NAMES, TensorInfo
 from ...wording import argument
@@ -184,7 +184,7 @@ def require_kinds(plan: Plan) -> None:
 
 def _stored(module: Module, adapter_dtype: str, where: Path) -> str:
     """The dtype that a module's factors are stored in, by its safetensors name."""
-    own = module.tensor.dtype
+    own = module.dtype
     if adapter_dtype == "float32":
         return _WIDENED.get(own, own)
     if adapter_dtype != "auto" and FLOAT_NAMES[own] != adapter_dtype:

@@ -11,7 +11,7 @@ from ...adapters.head import head_of
 from ...adapters.load import Adapter
 from ...adapters.provenance import regime
 from ...adapters.soundness import described
-from ...formats.peft_adapter import PeftAdapter
+from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...bases.architecture import Architecture
+from ...bases.architectures.architecture import Architecture
 from ...bases.base import Base
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import TensorFile, TensorInfo

@@ -13,8 +13,8 @@ from ...errors import FormatError
 from ...formats import third_party
 from ...formats.checkpoint import Checkpoint, is_checkpoint
 from ...formats.packed import Packed
-from ...formats.peft_adapter import WEIGHTS_NAMES, find_adapter
-from ...formats.peft_release import Seeding
+from ...formats.peft.adapter import WEIGHTS_NAMES, find_adapter
+from ...formats.peft.release import Seeding
 from ...formats.third_party import Found
 from ...sources.locate import locate
 from ...wording import call

@@ -8,9 +8,9 @@ from typing import Any
 
 from ...adapters.head import Head, has_labels, head_of
 from ...adapters.load import Adapter
-from ...bases.architecture import Architecture
+from ...bases.architectures.architecture import Architecture
+from ...bases.architectures.named import for_task
 from ...bases.base import Base
-from ...bases.named import for_task
 from ...bases.refit import Refit, refit
 from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...wording import argument

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...adapters.head import Head
-from ...bases.architecture import Architecture
+from ...bases.architectures.architecture import Architecture
 
 
 def label_config(config: Mapping[str, Any], target: Architecture, labels: int) -> dict[str, Any]:

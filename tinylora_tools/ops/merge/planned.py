@@ -14,7 +14,7 @@ from ...adapters.source import Source
 from ...bases.base import Base
 from ...checks import DTYPES
 from ...core.streams.projection import STREAMS
-from ...formats.peft_release import Seeding
+from ...formats.peft.release import Seeding
 from ...progress import Progress
 from .plan import plan_merge
 from .tokenizer import Chosen, choose_tokenizer

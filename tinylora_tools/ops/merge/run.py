@@ -16,7 +16,7 @@ from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
-from ...formats.peft_release import Seeding
+from ...formats.peft.release import Seeding
 from ...inputs import watches_inputs
 from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, staged_directory

@@ -17,7 +17,7 @@ from ...core.block_sum import NumpyBlockAdder
 from ...errors import FormatError, MismatchError, UndeterminedError
 from ...formats.checkpoint import Checkpoint, read_checkpoint
 from ...formats.memory_file import MemoryFile
-from ...formats.peft_config import CONFIG_NAME
+from ...formats.peft.config import CONFIG_NAME
 from ...formats.tensors import TensorFile, TensorInfo
 from ...output.manifest import NAME, Contents, Manifest, contents_of, files_in, read_manifest, write_manifest
 from ...progress import NoProgress, Progress

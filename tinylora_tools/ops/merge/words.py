@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...adapters.load import Adapter
 from ...bases.scaled_weight import ScaledWeight
 from ...bases.tensor_names import TiedGroup
-from ...formats.peft_adapter import Factors
+from ...formats.peft.adapter import Factors
 from ...formats.tensors import TensorFile, TensorInfo
 
 

@@ -14,7 +14,7 @@ from ...bases.tensor_names import BaseNames
 from ...core.lowrank import training_dtype
 from ...core.streams import projection
 from ...errors import MismatchError, UndeterminedError
-from ...formats.peft_adapter import find_adapter, read_adapter
+from ...formats.peft.adapter import find_adapter, read_adapter
 from ...sources.locate import locate
 from ...wording import argument
 

@@ -13,7 +13,7 @@ from ...adapters.source import find_source
 from ...bases.base import Base, open_base
 from ...checks import one_of
 from ...errors import UndeterminedError
-from ...formats.peft_release import Seeding
+from ...formats.peft.release import Seeding
 from ...inputs import watches_inputs
 from ...progress import Progress
 from ...sources.locate import locate

@@ -22,8 +22,8 @@ from ...adapters.numbering import Numbering
 from ...bases.base import Base
 from ...errors import TinyLoraError
 from ...formats.memory_file import MemoryFile
-from ...formats.peft_adapter import sort_keys
-from ...formats.peft_config import TinyLoraConfig
+from ...formats.peft.adapter import sort_keys
+from ...formats.peft.config import TinyLoraConfig
 from ...formats.tensors import numpy_dtype
 
 

@@ -1,0 +1,44 @@
+"""Families of models, built small, through every command beside transformers' and PEFT's own results."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from family_runs import FamilyRun
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+#: What each command made of each family when they were all run, `python benchmarks/families.py`.
+RECORDED: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parent.parent / "benchmarks" / "families.json").read_text()
+)["families"]
+
+#: Families that a run of the ordinary tests takes, others each day.
+SAMPLE = 8
+
+
+def sampled() -> list[Any]:
+    """Parameters for all families that could be run, all but the day's sample behind the slow mark."""
+    chosen = set(random.Random(datetime.date.today().toordinal()).sample(sorted(RECORDED), SAMPLE))
+    return [pytest.param(one, marks=[] if one in chosen else [pytest.mark.slow], id=one) for one in sorted(RECORDED)]
+
+
+def test_enough_families_are_run_and_none_comes_out_wrong() -> None:
+    assert len(RECORDED) >= 60
+    wrong = {family: found for family, found in RECORDED.items() if any(s.startswith("wrong") for s in found.values())}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("family", sampled())
+def test_each_command_is_right_or_says_why_not(family: str, tmp_path: Path) -> None:
+    shapes = [(True, 0.0), (False, 0.5)]
+    for number, (save_projection, weight_tying) in enumerate(shapes):
+        directory = tmp_path / str(number)
+        run = FamilyRun(family, directory, save_projection=save_projection, weight_tying=weight_tying)
+        found = {command: outcome.partition(":")[0] for command, outcome in run.run().items()}
+        assert found == RECORDED[family]

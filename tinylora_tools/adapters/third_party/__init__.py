@@ -1,0 +1,1 @@
+"""Other projects' adapters, opened as PEFT's."""

@@ -1,0 +1,254 @@
+"""What a model's architecture says of its modules: their order, types, stored names, ties and scales.
+
+PEFT numbers targeted modules in the order of `model.named_modules()`, which no file of an adapter or a base holds.
+The data come from transformers itself (see `architectures.families`) and say from which releases: one of each
+generation of names, since transformers 5 fuses experts and renames modules that adapters made under 4 know by their old
+names. transformers isn't needed here. What no data knows isn't guessed: it is None, or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from ...errors import UndeterminedError
+from ...wording import argument
+from . import families
+from .described import Described
+from .hints import order_hint, way_out
+from .layout import KINDS, generalised
+from .scaling import Scaling, scaling_of
+from .ties import Tie, agreed, state_of
+
+
+class Architecture:
+    """A model family, such as "qwen2", and the class that a checkpoint names ("" where it names none).
+
+    Parameters
+    ----------
+    data : mapping
+        A family's data, of `architectures.families`.
+    class_name : str
+    config : mapping, optional
+        The base's config.json; None where it isn't at hand, so that what it would say isn't known.
+
+    Attributes
+    ----------
+    model_type, class_name : str
+    transformers : tuple of str
+        The releases that know the family, newest first.
+    """
+
+    def __init__(self, data: Mapping[str, Any], class_name: str, config: Mapping[str, Any] | None) -> None:
+        self.model_type: str = data["family"]
+        self.class_name = class_name
+        self.config = config
+        self.transformers = tuple(data["releases"])
+        self._data = data
+
+    def __repr__(self) -> str:
+        return f"<{self.class_name or self.model_type} of transformers {' and '.join(self.transformers)}>"
+
+    def of_class(self, class_name: str) -> Architecture:
+        """The same family and configuration with another class."""
+        return Architecture(self._data, class_name, self.config)
+
+    @property
+    def bare(self) -> str:
+        """The class without a head."""
+        return str(self._data["releases"][self.transformers[0]]["bare"])
+
+    @property
+    def text(self) -> str:
+        """Where the configuration has that of the text model; "" where it has none of its own."""
+        return str(self._data["releases"][self.transformers[0]].get("text", ""))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether config.json names code that the base brings along, with which the model may be another than
+        transformers' own of this family."""
+        auto_map = (self.config or {}).get("auto_map")
+        own = isinstance(auto_map, Mapping) and any(str(kind).startswith("AutoModel") for kind in auto_map)
+        return own and self._data is not families.given()
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Every class of the family by name."""
+        return tuple(dict.fromkeys(name for release in self._data["releases"].values() for name in release["classes"]))
+
+    @cached_property
+    def _named(self) -> tuple[Described, ...]:
+        """The named class in each release that has it, newest first."""
+        return tuple(self._descriptions(self.class_name))
+
+    @cached_property
+    def _others(self) -> tuple[Described, ...]:
+        names = [name for name in self.classes if name != self.class_name]
+        return tuple(one for name in names for one in self._descriptions(name))
+
+    def _descriptions(self, class_name: str) -> Iterator[Described]:
+        for release, data in self._data["releases"].items():
+            if class_name in data["classes"]:
+                yield Described(release, class_name, data["classes"][class_name])
+
+    @property
+    def _all(self) -> tuple[Described, ...]:
+        """All descriptions: of the named class first, since a checkpoint may name the bare class, and an adapter be
+        made for one with a head."""
+        return (*self._named, *self._others)
+
+    def described(self, release: str | None = None) -> Described:
+        """The class as a major release of transformers has it ("4" or "5"), or as the newest that knows it.
+
+        Raises
+        ------
+        UndeterminedError
+            If none has such a class, or no class is named.
+        """
+        for one in self._named:
+            if one.release.startswith(release or ""):
+                return one
+        what = f"transformers {release or ''}".rstrip() + f" has no class {self.class_name!r} of {self.model_type}"
+        if not self.class_name:
+            what = f"no class of {self.model_type} is named, which would tell its modules"
+        raise UndeterminedError(
+            what, hint=f"Name the class in the base's config.json, under architectures. {way_out()}"
+        )
+
+    def sort_modules(self, modules: Iterable[str]) -> list[str]:
+        """Modules in the order of named_modules().
+
+        Raises
+        ------
+        UndeterminedError
+            If no release of transformers knows all of them, or two do and disagree.
+        """
+        names = list(modules)
+        renamed = {name: self._current(name) for name in names}
+        patterns = {generalised(name) for name in renamed.values()}
+        for group in (self._named, self._others):
+            knowing = [one for one in group if patterns <= one.layout.letters.keys()]
+            orders = [sorted(names, key=lambda name: one.layout.sort_key(renamed[name])) for one in knowing]
+            if orders:
+                self._require_one(knowing, orders)
+                return orders[0]
+        raise self._unknown([name for name in names if not self._knows(renamed[name])] or names)
+
+    def _require_one(self, knowing: Sequence[Described], orders: Sequence[list[str]]) -> None:
+        for one, order in zip(knowing[1:], orders[1:], strict=True):
+            if order != orders[0]:
+                first = f"transformers {knowing[0].release} and {one.release}"
+                if one.release == knowing[0].release:
+                    first = f"{knowing[0].name} and {one.name} of transformers {one.release}"
+                raise UndeterminedError(
+                    f"{first} order these modules of {self.model_type} differently",
+                    hint=f"Say with {argument('module_order', ...)} which order the adapter was trained with.",
+                )
+
+    def _unknown(self, unknown: Sequence[str]) -> UndeterminedError:
+        return UndeterminedError(
+            f"transformers' {self.model_type} has no module {unknown[0]}"
+            + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
+            hint=order_hint(),
+        )
+
+    def _knows(self, module: str) -> bool:
+        return any(one.has(module) for one in self._all)
+
+    def _current(self, module: str) -> str:
+        """A module's name in a release that the data know: older ones had some models under the names that their
+        checkpoints still have."""
+        if self._knows(module):
+            return module
+        names = (name for one in self._all for name in one.renaming.parameters(f"{module}.weight"))
+        return next((n for name in names if self._knows(n := name.removesuffix(".weight"))), module)
+
+    def elsewhere(self, here: Described) -> set[str]:
+        """Patterns of modules that the class has in other releases, and not in this one."""
+        return {pattern for one in self._named for pattern in one.layout.letters} - here.layout.letters.keys()
+
+    def kind(self, module: str) -> str | None:
+        """ "Linear", "Conv1D" or "Embedding"; None for a module that isn't known to be one."""
+        letter = self._letter(module)
+        return KINDS[letter] if letter else None
+
+    def is_plain(self, module: str) -> bool:
+        """Whether the module's forward is its kind's, perhaps scaled, and nothing else."""
+        return (self._letter(module) or "L").isupper()
+
+    def _letter(self, module: str) -> str | None:
+        pattern = generalised(self._current(module))
+        return next((one.layout.letters[pattern] for one in self._all if pattern in one.layout), None)
+
+    def stored_keys(self, parameter: str) -> list[str]:
+        """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,
+        with the prefix of the bare model's class added or left out."""
+        module, _, last = parameter.rpartition(".")
+        current = f"{self._current(module)}.{last}" if module else parameter
+        keys = [key for one in self._all for key in one.stored_keys(current)]
+        return list(dict.fromkeys([*keys, parameter]))
+
+    def fused(self, parameter: str) -> bool:
+        """Whether no single tensor is stored for a parameter: transformers 5 holds experts in one, for example."""
+        pattern = generalised(parameter)
+        return any(pattern in one.fused for one in self._all)
+
+    @property
+    def fuses_experts(self) -> bool:
+        """Whether some release holds a layer's experts in one parameter."""
+        return any(pattern.endswith(".experts.gate_up_proj") for one in self._all for pattern in one.fused)
+
+    def scaling(self, module: str, width: int, release: str | None = None) -> Scaling | None:
+        """What an embedding itself multiplies what it looks up by, under a major release of transformers ("4" or "5")
+        or under each; None where it doesn't.
+
+        Parameters
+        ----------
+        module : str
+        width : int
+            Of the embedding.
+        release : str, optional
+
+        Raises
+        ------
+        UndeterminedError
+            If that depends on a release, or on a configuration, that isn't known.
+        """
+        module = self._current(module)
+        knowing = [one for one in self._all if one.has(module) and one.release.startswith(release or "")]
+        scales = [one.scales.get(generalised(module)) for one in knowing]
+        found = {None if scale is None else scaling_of(scale, self.config, module, width) for scale in scales}
+        if len(found) > 1:
+            raise UndeterminedError(
+                f"{module} is scaled by itself under one release of transformers, where PEFT adds the update behind "
+                "that, and by the model under another, so the update depends on where the adapter was trained",
+                hint=f"Say under which with {argument('release', '4')} or {argument('release', '5')}.",
+            )
+        return found.pop() if found else None
+
+    @cached_property
+    def all_ties(self) -> tuple[Tie, ...]:
+        """The ties of the class. A bare model, or a class that isn't known, may be meant for any head: the largest
+        group of each tensor comes first."""
+        if self._named and self.class_name != self.bare:
+            return self._agreed(self._named)
+        of_classes = (self._agreed(tuple(self._descriptions(name))) for name in self.classes)
+        return tuple(sorted((tie for ties in of_classes for tie in ties), key=lambda tie: -len(tie.members)))
+
+    def _agreed(self, descriptions: Sequence[Described]) -> tuple[Tie, ...]:
+        config = self.config or {}
+        texts = {release: data.get("text", "") for release, data in self._data["releases"].items()}
+        return agreed([(state_of(config, texts[one.release]), one.ties) for one in descriptions])
+
+    def ties(self, parameter: str) -> Tie | None:
+        """The group that a parameter, by its name in the model, is tied in: one that holds, if there is one."""
+        having = [tie for tie in self.all_ties if parameter in tie.members]
+        holding = (tie for tie in having if tie.holds is not False)
+        return next(holding, having[0] if having else None)
+
+    def in_float32(self, parameter: str, dtype: str, release: str | None = None) -> bool:
+        """Whether transformers loads a parameter in float32 though it is stored in a 16-bit dtype ("bfloat16" or
+        "float16"), as it does with some that lose too much there."""
+        knowing = [one for one in self._all if one.may_have(parameter) and one.release.startswith(release or "")]
+        return bool(knowing) and knowing[0].in_float32(parameter, dtype)

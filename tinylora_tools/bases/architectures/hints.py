@@ -1,0 +1,29 @@
+"""How to go on where something about a model isn't known."""
+
+from __future__ import annotations
+
+from ...wording import argument, call
+
+
+def way_out() -> str:
+    """How to go on where the data don't know a model."""
+    return (
+        f"Where the installed transformers knows the model, describe it with {call('architecture', 'BASE', 'FILE')} "
+        f"and use {call('described_by', 'FILE')}."
+    )
+
+
+def own_code(model_type: str) -> str:
+    """What to say of a base whose config.json names code of its own."""
+    return (
+        f"config.json names code that the base brings along (auto_map), with which the order of its modules may be "
+        f"another than that of transformers' {model_type}"
+    )
+
+
+def order_hint(which: str = "the model's modules, all or the targeted ones,") -> str:
+    """How to give an order that no file tells."""
+    return (
+        f"{way_out()} Or give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one "
+        "name a line."
+    )

@@ -1,0 +1,1 @@
+"""PEFT's files: configuration, keys, tensors, and what its releases do differently."""

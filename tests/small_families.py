@@ -127,4 +127,4 @@ def targets_of(model: Any, family: str, class_name: str) -> list[str]:
 
     known = from_config({"model_type": family, "architectures": [class_name]})
     names = [name for name, module in model.named_modules() if kind_of(module)]
-    return [name for name in names if known is None or known.is_plain(name)]
+    return [name for name in names if known is None or known.is_plain(name, "5")]

@@ -109,3 +109,17 @@ def test_a_class_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     config = json.loads((fixture("peft021-layers").base / "config.json").read_text())
     with pytest.raises(UndeterminedError, match="no class 'Nobody'"):
         model_modules(base, named.from_config({**config, "architectures": ["Nobody"]}))
+
+
+def test_layers_past_a_text_model_s_last_one_are_no_part_of_the_model(tmp_path: Path) -> None:
+    config = small_families.small_config("qwen3_vl")
+    name = "Qwen3VLForConditionalGeneration"
+    config.architectures = [name]
+    getattr(transformers, name)(config).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["text_config"]["num_hidden_layers"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    base = read_checkpoint(tmp_path)
+    found = model_modules(base, named.from_config(settings)).modules
+    assert "model.language_model.layers.2.mlp.up_proj" in found
+    assert not any(".language_model.layers.3." in module for module in found)

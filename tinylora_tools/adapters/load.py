@@ -152,9 +152,11 @@ class Adapter:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        found = self.base.architecture if self.base is not None else None
-        name = self.config.base_class
-        return found or (from_class_name(name) if name else None)
+        """The base's; where none is at hand, or none has a config.json, what the adapter's own names."""
+        base, name = self.base, self.config.base_class
+        if base is not None and (base.architecture is not None or base.config is not None):
+            return base.architecture
+        return from_class_name(name) if name else None
 
     @cached_property
     def provenance(self) -> Provenance:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.tensors import FLOAT_NAMES, TensorInfo
 from ..wording import argument
 from .architectures.architecture import Architecture
+from .architectures.described import Described
 from .architectures.hints import order_hint, own_code
 from .architectures.layout import KINDS, generalised
 from .architectures.named import for_task
@@ -117,7 +119,7 @@ def model_modules(
         parameter: key
         for parameter, key in here.parameters_of(base.shard_of).items()
         if generalised(parameter.rpartition(".")[0]) not in elsewhere  # experts that this release fuses, say
-        and not _past_the_last_layer(parameter, here.prefix, base.config or {})
+        and not _past_the_last_layer(parameter, here, architecture.text, base.config or {})
     }
     for tie in architecture.all_ties:
         present = [member for member in tie.members if member in parameters]
@@ -137,11 +139,15 @@ def model_modules(
     return ModelModules(modules, parameters, here.input, here.output, architecture, ordered=True)
 
 
-def _past_the_last_layer(parameter: str, prefix: str, config: Mapping[str, object]) -> bool:
+def _past_the_last_layer(parameter: str, here: Described, text: str, config: Mapping[str, Any]) -> bool:
     """Whether a parameter is in a layer that from_pretrained doesn't load: DeepSeek-V3's for multi-token prediction
-    comes after the num_hidden_layers of its model."""
-    layers = config.get("num_hidden_layers")
-    first, _, rest = parameter.removeprefix(f"{prefix}.").partition(".")
+    comes after the num_hidden_layers of its text model, which stand beside its input embedding."""
+    inner: Any = config
+    for part in text.split(".") if text else ():
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    layers = inner.get("num_hidden_layers") if isinstance(inner, Mapping) else None
+    beside = (here.input or f"{here.prefix}.").rpartition(".")[0]
+    first, _, rest = parameter.removeprefix(f"{beside}." if beside else "").partition(".")
     number = rest.partition(".")[0]
     return first == "layers" and isinstance(layers, int) and number.isdigit() and int(number) >= layers
 

@@ -102,10 +102,11 @@ class BaseNames:
         return group
 
     def _group(self, parameter: str) -> TiedGroup:
-        tie = self.architecture.ties(parameter) if self.architecture else None
-        if tie is not None and self._holds(tie, parameter):
-            group = self._tied(tie)
-            if group is not None and parameter in group.members:
+        if self.architecture is not None and (unclear := self.architecture.unclear_tie(parameter)) is not None:
+            raise UndeterminedError(f"{parameter}: {unclear}", where=self.base.path, hint=way_out())
+        for tie in self.architecture.ties_with(parameter) if self.architecture else ():
+            group = self._tied(tie) if self._holds(tie, parameter) else None
+            if group is not None and len(group.members) > 1 and parameter in group.members:
                 return group
         key = self._own(parameter)
         if key is None:
@@ -136,17 +137,17 @@ class BaseNames:
     def require_known(self, module: str) -> None:
         """Raise UndeterminedError for a module of which nobody knows whether its weight is tied to another, or whether
         it scales what it looks up, as embeddings and heads may: where the architecture isn't known, and the module is
-        in none of the numbered layers, whose weights no model ties."""
+        in none of the numbered layers, whose weights hardly a model ties."""
         if self.architecture is None and not in_numbered_layer(module):
             raise unknown_module(module, dict(self.base.config or {}), self.base.path)
 
-    def require_updatable(self, module: str) -> None:
+    def require_updatable(self, module: str, release: str | None = None) -> None:
         """Raise where no weight can be known to have the effect of a module's update.
 
         Raises
         ------
         UndeterminedError
-            If nobody knows what the module is (see `require_known`).
+            If nobody knows what the module is (see `require_known`), or it hangs on the release of transformers.
         UnsupportedError
             If it does more than its kind: PEFT adds its update behind that.
         """
@@ -160,7 +161,7 @@ class BaseNames:
                 where=self.base.path,
                 hint=way_out(),
             )
-        if not self.architecture.is_plain(module):
+        if not self.architecture.is_plain(module, release):
             raise not_plain(module, self.architecture, self.base.path)
 
     @property
@@ -254,7 +255,7 @@ class BaseNames:
                 f"{not_known(self.base.config or {})}, which would say whether it is tied to another or stored under "
                 "another name",
                 where=where,
-                hint=f"If this is the adapter's base: {way_out()}",
+                hint=f"Is this the adapter's base? {way_out()}",
             )
         return MismatchError(
             f"the checkpoint has no tensor for {parameter}, which the adapter changes",

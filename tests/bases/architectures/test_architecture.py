@@ -206,3 +206,42 @@ def test_unknown_modules_and_models_are_said_so() -> None:
     assert "module_order=..." in (caught.value.hint or "")
     assert named.from_config({"model_type": "nobody"}) is None
     assert named.from_class_name("NobodyForCausalLM") is None
+
+
+def test_ties_are_not_known_without_a_configuration() -> None:
+    by_class = named.from_class_name("Qwen2ForCausalLM")
+    assert by_class is not None
+    assert [tie.holds for tie in by_class.all_ties] == [None]
+
+
+@pytest.mark.parametrize(
+    ("config", "parameter", "said"),
+    [
+        (
+            {"model_type": "zamba2", "architectures": ["Zamba2ForCausalLM"], "hybrid_layer_ids": [1, 3, 5]},
+            "model.layers.1.shared_transformer.self_attn.q_proj.weight",
+            "ties weights of its numbered layers",
+        ),
+        (
+            {"model_type": "marian", "architectures": ["MarianMTModel"], "share_encoder_decoder_embeddings": False},
+            "model.decoder.embed_tokens.weight",
+            "share_encoder_decoder_embeddings",
+        ),
+        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "lm_head.weight", None),
+        ({"model_type": "qwen2"}, "model.layers.0.mlp.up_proj.weight", None),
+    ],
+)
+def test_ties_that_other_entries_decide_are_not_known(config: dict[str, Any], parameter: str, said: str | None) -> None:
+    found = named.from_config(config)
+    assert found is not None
+    assert (found.unclear_tie(parameter) or "").find(said or "") >= 0
+    assert (found.unclear_tie(parameter) is None) == (said is None)
+
+
+def test_what_one_release_takes_for_more_than_its_kind_is_asked_for() -> None:
+    found = named.from_config({"model_type": "videomae", "architectures": ["VideoMAEForVideoClassification"]})
+    assert found is not None
+    query = "videomae.encoder.layer.0.attention.attention.query"
+    assert found.is_plain(query, "5") != found.is_plain(query, "4")
+    with pytest.raises(UndeterminedError, match="does more than its kind under one release"):
+        found.is_plain(query)

@@ -41,7 +41,7 @@ class Around(nn.Module):
         (Mamba2Mixer, set()),  # its out_proj goes to a kernel in one path, and is called in the others
         (BloomAttention, set()),
         (BloomMLP, set()),
-        (WavLMAttention, {"q_proj", "k_proj", "v_proj"}),
+        (WavLMAttention, {"q_proj", "k_proj", "v_proj", "out_proj"}),
         (DebertaV2Encoder, {"rel_embeddings"}),
         (LongcatFlashTopkRouter, {"classifier"}),
         (nn.Linear, set()),

@@ -9,6 +9,7 @@ names. transformers isn't needed here. What no data knows isn't guessed: it is N
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ from .described import Described
 from .hints import order_hint, way_out
 from .layout import KINDS, generalised
 from .scaling import Scaling, scaling_of
-from .ties import Tie, agreed, state_of
+from .ties import Tie, agreed, said_between, state_of
 
 
 class Architecture:
@@ -33,11 +34,7 @@ class Architecture:
     config : mapping, optional
         The base's config.json; None where it isn't at hand, so that what it would say isn't known.
 
-    Attributes
-    ----------
-    model_type, class_name : str
-    transformers : tuple of str
-        The releases that know the family, newest first.
+    Its `transformers` are the releases that know the family, newest first.
     """
 
     def __init__(self, data: Mapping[str, Any], class_name: str, config: Mapping[str, Any] | None) -> None:
@@ -94,8 +91,7 @@ class Architecture:
 
     @property
     def _all(self) -> tuple[Described, ...]:
-        """All descriptions: of the named class first, since a checkpoint may name the bare class, and an adapter be
-        made for one with a head."""
+        """All: of the named class first, for a checkpoint may name the bare one, and an adapter be made for a head."""
         return (*self._named, *self._others)
 
     def described(self, release: str | None = None) -> Described:
@@ -159,10 +155,14 @@ class Architecture:
     def _current(self, module: str) -> str:
         """A module's name in a release that the data know: older ones had some models under the names that their
         checkpoints still have."""
-        if self._knows(module):
-            return module
-        names = (name for one in self._all for name in one.renaming.parameters(f"{module}.weight"))
-        return next((n for name in names if self._knows(n := name.removesuffix(".weight"))), module)
+        for group in (self._named, self._others):
+            if any(one.has(module) for one in group):
+                return module
+            names = (name for one in group for name in one.renaming.parameters(f"{module}.weight"))
+            known = (n for name in names if any(one.has(n := name.removesuffix(".weight")) for one in group))
+            if (found := next(known, None)) is not None:
+                return found
+        return module
 
     def elsewhere(self, here: Described) -> set[str]:
         """Patterns of modules that the class has in other releases, and not in this one."""
@@ -173,13 +173,37 @@ class Architecture:
         letter = self._letter(module)
         return KINDS[letter] if letter else None
 
-    def is_plain(self, module: str) -> bool:
-        """Whether the module's forward is its kind's, perhaps scaled, and nothing else."""
-        return (self._letter(module) or "L").isupper()
+    def is_plain(self, module: str, release: str | None = None) -> bool:
+        """Whether the module's forward is its kind's, perhaps scaled, and nothing else, under a major release of
+        transformers ("4" or "5") or under each.
+
+        Raises
+        ------
+        UndeterminedError
+            If that depends on a release that isn't known.
+        """
+        found = {letter.isupper() for letter in self._letters(module, release)}
+        if len(found) > 1:
+            raise UndeterminedError(
+                f"{module} does more than its kind under one release of transformers, so that PEFT's update has no "
+                "effect there that a weight could have, and not under another",
+                hint=f"Say which the adapter was trained under with {argument('release', '4')} or "
+                f"{argument('release', '5')}.",
+            )
+        return found != {False}
 
     def _letter(self, module: str) -> str | None:
+        return next(iter(self._letters(module, None)), None)
+
+    def _letters(self, module: str, release: str | None) -> list[str]:
+        """A module's letter in each release that has it, of the named class where that has it."""
         pattern = generalised(self._current(module))
-        return next((one.layout.letters[pattern] for one in self._all if pattern in one.layout), None)
+        for group in (self._named, self._others):
+            found = [one for one in group if one.release.startswith(release or "")]
+            letters = [one.layout.letters[pattern] for one in found if pattern in one.layout]
+            if letters:
+                return letters
+        return []
 
     def stored_keys(self, parameter: str) -> list[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,
@@ -229,23 +253,45 @@ class Architecture:
 
     @cached_property
     def all_ties(self) -> tuple[Tie, ...]:
-        """The ties of the class. A bare model, or a class that isn't known, may be meant for any head: the largest
-        group of each tensor comes first."""
+        """The ties of the class; of a bare model, or one that isn't known, those of any head, larger groups first."""
         if self._named and self.class_name != self.bare:
             return self._agreed(self._named)
         of_classes = (self._agreed(tuple(self._descriptions(name))) for name in self.classes)
         return tuple(sorted((tie for ties in of_classes for tie in ties), key=lambda tie: -len(tie.members)))
 
     def _agreed(self, descriptions: Sequence[Described]) -> tuple[Tie, ...]:
-        config = self.config or {}
+        if self.config is None:  # which would say which of them hold
+            return tuple(replace(tie, holds=None) for tie in agreed([(0, one.ties) for one in descriptions]))
         texts = {release: data.get("text", "") for release, data in self._data["releases"].items()}
-        return agreed([(state_of(config, texts[one.release]), one.ties) for one in descriptions])
+        return agreed([(state_of(self.config, texts[one.release]), one.ties) for one in descriptions])
+
+    def unclear_tie(self, parameter: str) -> str | None:
+        """Why nobody knows what a parameter is tied to, where that is so: the data have the default shape's ties."""
+        if self._data is families.given():
+            return None
+        pattern = generalised(parameter)
+        numbered = (m for tie in self.all_ties for m in tie.members if any(part.isdigit() for part in m.split(".")))
+        if any(generalised(member) == pattern for member in numbered):
+            return f"{self.model_type} ties weights of its numbered layers, of which ones its configuration decides"
+        if not self.ties_with(parameter):
+            return None
+        if (self.config or {}).get("share_encoder_decoder_embeddings") is False:
+            return (
+                "the data have ties for where share_encoder_decoder_embeddings is true, and config.json says it isn't"
+            )
+        if said_between(self.config or {}, self.text):
+            return "tie_word_embeddings stands in config.json where the data have no ties for it"
+        return None
 
     def ties(self, parameter: str) -> Tie | None:
         """The group that a parameter, by its name in the model, is tied in: one that holds, if there is one."""
-        having = [tie for tie in self.all_ties if parameter in tie.members]
+        having = self.ties_with(parameter)
         holding = (tie for tie in having if tie.holds is not False)
         return next(holding, having[0] if having else None)
+
+    def ties_with(self, parameter: str) -> list[Tie]:
+        """Every group that a parameter is tied in in some state, larger ones first."""
+        return [tie for tie in self.all_ties if parameter in tie.members]
 
     def in_float32(self, parameter: str, dtype: str, release: str | None = None) -> bool:
         """Whether transformers loads a parameter in float32 though it is stored in a 16-bit dtype ("bfloat16" or

@@ -119,14 +119,17 @@ def _checked(data: Any) -> Mapping[str, Any]:
     if not isinstance(data["family"], str) or not data["releases"]:
         raise ValueError("it names no family")
     for release in data["releases"].values():
-        if not isinstance(release["bare"], str):
+        if not isinstance(release["bare"], str) or not isinstance(release.get("text", ""), str):
             raise ValueError("no bare class")
+        if not release["classes"]:
+            raise ValueError("no classes")
+        states = 9 if release.get("text") else 3
         for name, description in release["classes"].items():
             for key, value in {"modules": "", **description}.items():
                 if not isinstance(value, types.get(key, ())):
                     raise ValueError(f"{name}'s {key!r} can't be {type(value).__name__}")
             for tie in description.get("ties", ()):
-                if not (isinstance(tie["stored"], str) and isinstance(tie["tied"], str) and tie["members"]):
+                if not (isinstance(tie["stored"], str) and len(tie["tied"]) == states and tie["members"]):
                     raise ValueError(f"{name} has a tie without members")
     return dict(data)
 

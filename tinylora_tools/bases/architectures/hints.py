@@ -8,7 +8,7 @@ from ...wording import argument, call
 def way_out() -> str:
     """How to go on where the data don't know a model."""
     return (
-        f"Where the installed transformers knows the model, describe it with {call('architecture', 'BASE', 'FILE')} "
+        f"Describe the model with {call('architecture', 'BASE', 'FILE')}, where the installed transformers knows it, "
         f"and use {call('described_by', 'FILE')}."
     )
 

@@ -48,7 +48,7 @@ def _entry(config: Mapping[str, Any] | None, path: str, module: str, default: An
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     value = default if value is None and config is not None else value
-    if value is None:
+    if value is None or (default is None and (isinstance(value, bool) or not isinstance(value, (int, float)))):
         raise UndeterminedError(
             f"{module} may be scaled, which {path} in the base's config.json says",
             hint=f"Name the base's directory with {argument('base')}.",

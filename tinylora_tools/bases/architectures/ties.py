@@ -58,6 +58,16 @@ def _flag(config: Mapping[str, Any]) -> bool | None:
     return None if value is None else bool(value)
 
 
+def said_between(config: Mapping[str, Any], text: str) -> bool:
+    """Whether the flag stands between the top and the text model, where the data don't list its states."""
+    inner: Any = config
+    for part in text.split(".")[:-1]:
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+        if isinstance(inner, Mapping) and _flag(inner) is not None:
+            return True
+    return False
+
+
 def agreed(of_releases: Sequence[tuple[int, Iterable[Mapping[str, Any]]]]) -> tuple[Tie, ...]:
     """The ties of a class from those that each release has, newest first, each with its state of the configuration.
 

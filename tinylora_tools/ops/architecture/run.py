@@ -131,6 +131,8 @@ def architecture(
 def _transformers() -> Any:
     try:
         import transformers
+
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     except ImportError:
         raise UnsupportedError(
             "this needs transformers, which isn't installed", hint="pip install 'tinylora-tools[transformers]'"
@@ -161,13 +163,17 @@ def _configuration(transformers: Any, base: Base, trust_remote_code: bool) -> An
         if own and not trust_remote_code:
             hint = f"It brings code of its own along: {argument('trust_remote_code', True)} runs that, if you trust it."
         raise UnsupportedError(
-            f"transformers {transformers.__version__} can't read its config.json ({type(error).__name__}: {error})",
+            f"transformers {transformers.__version__} can't read its config.json ({_said(error)})",
             where=base.path,
             hint=hint,
         ) from None
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # layers of the same names, by other classes
     return config
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _classes(config: Any, base: Base, trust_remote_code: bool) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def _described(model_class: Any, config: Any, base: Base) -> dict[str, Any] | No
         if isinstance(error, TinyLoraError):
             raise UndeterminedError(f"{model_class.__name__}: {error.what}", where=base.path) from None
         raise UnsupportedError(
-            f"{model_class.__name__} can't be built from this config.json ({type(error).__name__}: {error})",
+            f"{model_class.__name__} can't be built from this config.json ({_said(error)})",
             where=base.path,
             hint="Is the release of transformers that is installed the one that the model needs?",
         ) from error
@@ -227,7 +233,7 @@ def _report(base: Base, data: Mapping[str, Any], name: str, config: Any, output:
         transformers=found.transformers[0],
         classes=list(found.classes),
         modules=kinds,
-        ties=[list(tie.members) for tie in found.all_ties if tie.holds],
+        ties=[list(tie.members) for tie in found.all_ties if tie.holds and all(map(here.may_have, tie.members))],
         scaled=scaled,
         renamed=dict(data["releases"][found.transformers[0]]["classes"][name].get("stored", {})),
         missing=missing,

@@ -28,6 +28,8 @@ _USES = tuple(
         rf"(?m)^\s*\w+ = {_WEIGHT}(?:\.unsqueeze\(0\)\.repeat\(| if |\.clone\(\)|$)",
     )
 )
+#: Calls that are handed all weights of a module.
+_ALL = re.compile(r"\bmulti_head_attention_forward\([^\n]*")
 #: Methods that give weights their values.
 _NO_FORWARD = {"__init__", "_init_weights", "tie_weights", "reset_parameters"}
 
@@ -44,6 +46,7 @@ def taken_by(module_class: Any) -> frozenset[str]:
         if isinstance(node, ast.FunctionDef) and node.name not in _NO_FORWARD:
             text = _on_lines(node)
             found.update(name for use in _USES for name in use.findall(text))
+            found.update(name for call in _ALL.findall(text) for name in re.findall(_WEIGHT, call))
     return frozenset(found)
 
 

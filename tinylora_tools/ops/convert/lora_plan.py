@@ -49,7 +49,7 @@ def plan_lora(
     for adapter, scale in zip(loaded, scales, strict=True):
         for module, pair in _pairs(adapter, scale, release).items():
             pairs.setdefault(module, []).append(pair)
-    kinds = _kinds(loaded, list(pairs))
+    kinds = _kinds(loaded, list(pairs), release)
     whole = {module: _stacked(module, parts) for module, parts in pairs.items()}
     ranks = {module: len(pair.right) for module, pair in whole.items()}
     rank = max(ranks.values())
@@ -93,7 +93,7 @@ def _stacked(module: str, parts: Sequence[_Pair]) -> _Pair:
     return _Pair(np.concatenate([p.left for p in parts], 1), np.concatenate([p.right for p in parts], 0))
 
 
-def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> dict[str, str]:
+def _kinds(loaded: Sequence[Adapter], modules: Sequence[str], release: str | None) -> dict[str, str]:
     """Each module's type, which decides the form of its factors. Of an architecture that isn't known, what is in the
     numbered layers is linear (a Conv1D's factors have the same form), and of the rest nothing is."""
     known = next((one.architecture for one in loaded if one.architecture), None)
@@ -110,7 +110,7 @@ def _kinds(loaded: Sequence[Adapter], modules: Sequence[str]) -> dict[str, str]:
             f"transformers' {known.model_type} has no module {unknown[0]}, so its type isn't known",
             hint=f"Name the adapter's own base with {argument('base')}. {way_out()}",
         )
-    unlike = next((module for module in modules if not known.is_plain(module)), None)
+    unlike = next((module for module in modules if not known.is_plain(module, release)), None)
     if unlike is not None:
         raise not_plain(unlike, known, loaded[0].path)
     return {module: kind for module, kind in found.items() if kind is not None}

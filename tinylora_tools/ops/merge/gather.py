@@ -50,7 +50,7 @@ def _updates(adapter: Adapter, scale: float, names: BaseNames, release: str | No
     for module, R in projected_vectors(adapter, scale).items():
         parts, parameter = adapter.modules[module], f"{module}.weight"
         stored = plain_group(names, parameter).stored
-        names.require_updatable(module)
+        names.require_updatable(module, release)
         dtype = numpy_dtype(names.base.info(stored).dtype)
         file, replaced = adapter.header.file, adapter.header.replaced.get(parameter)
         transposed = is_transposed(

@@ -397,7 +397,8 @@ The {families} model families that the [data](architectures.md) know; made by `s
 - *Fused*: whether some parameters, experts mostly, aren't stored as they are held.
 - *Beside PEFT*: what came of merge, convert lora, verify-base, verify-seed, init and count for an adapter of all its
   layers, built small, where that was run (`benchmarks/families.py`, {measured} families). Right were, of these:
-  {right}. *refused* is an error that says what can't be, or isn't known; *warned* a warning of what PEFT does.
+  {right}.
+  *refused* is an error that says what can't be, or isn't known; *warned* a warning of what PEFT does.
 
 """
 

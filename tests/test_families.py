@@ -19,7 +19,7 @@ RECORDED: dict[str, dict[str, str]] = json.loads(
 )["families"]
 
 #: Families that a run of the ordinary tests takes, others each day.
-SAMPLE = 8
+SAMPLE = 4
 
 
 def sampled() -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-from .layout import Layout, generalised
+from .layout import Layout, filled, generalised
 from .renaming import Renaming
 
 #: What checkpoints converted from TensorFlow, such as bert-base-uncased's, call two parameters: transformers renames
@@ -93,25 +93,37 @@ class Described:
     def parameters_of(self, keys: Iterable[str]) -> dict[str, str]:
         """Each parameter that a tensor of a checkpoint is loaded into, to that tensor's name. The bare model's prefix
         is added to all names, or taken from them, where more of them fit so."""
-        keys = list(keys)
-        trials = (
-            [self._named(keys, change) for change in (_kept, _with, _without)]
-            if self.prefix
-            else [self._named(keys, _kept)]
-        )
-        return max(trials, key=lambda found: sum(map(self._is_weight, found)))
+        patterns = {key: key if self._by_number else generalised(key) for key in keys}
+        alike: dict[str, list[str]] = {}  # a mixture of experts has a hundred thousand names, and a few patterns
+        for key, pattern in patterns.items():
+            alike.setdefault(pattern, []).append(key)
 
-    def _named(self, keys: Iterable[str], change: Callable[[str, str], str | None]) -> dict[str, str]:
+        def fitting(places: Mapping[str, str | None]) -> int:
+            return sum(len(alike[pattern]) for pattern, name in places.items() if name and self._is_weight(name))
+
+        changes = (_kept, _with, _without) if self.prefix else (_kept,)
+        trials = ({pattern: self._place(same[0], change) for pattern, same in alike.items()} for change in changes)
+        places = max(trials, key=fitting)
         found: dict[str, str] = {}
-        for key in keys:
-            changed = change(_modern(key), f"{self.prefix}.")
-            if changed is not None:
-                names = (*self.renaming.parameters(changed), *self._older.parameters(changed), changed)
-                fitting = [name for name in names if self.may_have(name)]
-                name = next(filter(self._is_weight, fitting), fitting[0] if fitting else None)
-                if name is not None:
-                    found.setdefault(name, key)
+        for key, pattern in patterns.items():
+            name = places[pattern]
+            if name is not None:
+                found.setdefault(name if key is alike[pattern][0] else filled(generalised(name), key), key)
         return found
+
+    @property
+    def _by_number(self) -> bool:
+        return self.renaming.by_number or self._older.by_number
+
+    def _place(self, key: str, change: Callable[[str, str], str | None]) -> str | None:
+        """The parameter that a tensor is loaded into, once its name is changed; None if the class has no place for
+        it."""
+        changed = change(_modern(key), f"{self.prefix}.")
+        if changed is None:
+            return None
+        names = (*self.renaming.parameters(changed), *self._older.parameters(changed), changed)
+        fitting = [name for name in names if self.may_have(name)]
+        return next(filter(self._is_weight, fitting), fitting[0] if fitting else None)
 
     def _is_weight(self, parameter: str) -> bool:
         return parameter.endswith(".weight") and self.has(parameter.removesuffix(".weight"))

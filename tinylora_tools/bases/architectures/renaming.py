@@ -17,6 +17,11 @@ class Renaming:
     def __init__(self, rules: Mapping[str, str]) -> None:
         self._rules = dict(rules)
 
+    @property
+    def by_number(self) -> bool:
+        """Whether some names are listed with their numbers, so that one of them doesn't tell what its like become."""
+        return any(part.isdigit() for rule in self._rules.items() for name in rule for part in name.split("."))
+
     def stored(self, parameter: str) -> str:
         """What save_pretrained calls a parameter."""
         for name in (parameter, generalised(parameter)):  # a few are listed with their numbers

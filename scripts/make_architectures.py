@@ -375,13 +375,18 @@ def page() -> str:
         scaled = "yes" if any(one.get("scales") for one in described) else ""
         fused = "yes" if any(one.get("fused") for one in described) else ""
         outcomes = measured.get(data["family"], {})
-        said = ", ".join(f"{command}: {what}" for command, what in outcomes.items() if what != "right")
+        with_p, without = outcomes.get("with P", {}), outcomes.get("without P", {})
+        said = ", ".join(
+            [f"{command}: {what}" for command, what in with_p.items() if what != "right"]
+            + [f"{c} without P: {what}" for c, what in without.items() if what not in ("right", with_p[c])]
+        )
         beside = "" if not outcomes else said or "all right"
         cells = [data["family"], len(releases[next(iter(releases))]["classes"]), " and ".join(releases), tied, scaled]
         rows.append([*cells, len(more) or "", fused, beside])
     head = ["Family", "Classes", "transformers", "Ties", "Scaled", "Doing more", "Fused", "Beside PEFT"]
     lines = [" | ".join(map(str, row)) for row in (head, ["---"] * len(head), *rows)]
-    counts = {c: sum(one.get(c) == "right" for one in measured.values()) for c in next(iter(measured.values()), {})}
+    with_p = [one["with P"] for one in measured.values()]
+    counts = {command: sum(one[command] == "right" for one in with_p) for command in with_p[0]}
     right = ", ".join(f"{command} {count}" for command, count in counts.items())
     return PAGE.format(families=len(rows), measured=len(measured), right=right) + "".join(f"| {x} |\n" for x in lines)
 
@@ -396,7 +401,7 @@ The {families} model families that the [data](architectures.md) know; made by `s
 - *Doing more*: how many kinds of modules no weight can have the update of.
 - *Fused*: whether some parameters, experts mostly, aren't stored as they are held.
 - *Beside PEFT*: what came of merge, convert lora, verify-base, verify-seed, init and count for an adapter of all its
-  layers, built small, where that was run (`benchmarks/families.py`, {measured} families). Right were, of these:
+  layers, built small, where that was run (`benchmarks/families.py`, {measured} families). With P stored, right were:
   {right}.
   *refused* is an error that says what can't be, or isn't known; *warned* a warning of what PEFT does.
 

@@ -23,6 +23,12 @@ _HEADS = (
     "ForImageClassification", "ForCTC",
 )  # fmt: skip
 
+#: Of adapters that are tried: P stored and no vector shared, P left out and vectors shared.
+SHAPES: dict[str, dict[str, Any]] = {
+    "with P": {"save_projection": True, "weight_tying": 0.0},
+    "without P": {"save_projection": False, "weight_tying": 0.5},
+}
+
 #: How much of the adapter's own effect a result may be off by: float32's rounding, several layers deep.
 CLOSE = 1e-3
 

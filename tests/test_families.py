@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from family_runs import FamilyRun
+from family_runs import SHAPES, FamilyRun
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: What each command made of each family when they were all run, `python benchmarks/families.py`.
-RECORDED: dict[str, dict[str, str]] = json.loads(
+RECORDED: dict[str, dict[str, dict[str, str]]] = json.loads(
     (Path(__file__).parent.parent / "benchmarks" / "families.json").read_text()
 )["families"]
 
@@ -30,15 +30,18 @@ def sampled() -> list[Any]:
 
 def test_enough_families_are_run_and_none_comes_out_wrong() -> None:
     assert len(RECORDED) >= 60
-    wrong = {family: found for family, found in RECORDED.items() if any(s.startswith("wrong") for s in found.values())}
+    wrong = {
+        (family, shape): found
+        for family, shapes in RECORDED.items()
+        for shape, found in shapes.items()
+        if any(outcome.startswith("wrong") for outcome in found.values())
+    }
     assert wrong == {}
 
 
 @pytest.mark.parametrize("family", sampled())
 def test_each_command_is_right_or_says_why_not(family: str, tmp_path: Path) -> None:
-    shapes = [(True, 0.0), (False, 0.5)]
-    for number, (save_projection, weight_tying) in enumerate(shapes):
-        directory = tmp_path / str(number)
-        run = FamilyRun(family, directory, save_projection=save_projection, weight_tying=weight_tying)
+    for shape, settings in SHAPES.items():
+        run = FamilyRun(family, tmp_path / shape, **settings)
         found = {command: outcome.partition(":")[0] for command, outcome in run.run().items()}
-        assert found == RECORDED[family]
+        assert found == RECORDED[family][shape], shape

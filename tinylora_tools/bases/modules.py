@@ -16,6 +16,7 @@ from .architectures.hints import order_hint, own_code
 from .architectures.layout import KINDS, generalised
 from .architectures.named import for_task
 from .base import Base
+from .tensor_names import not_known
 
 #: Last parts of names that are embeddings by convention, where no architecture tells.
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "shared", "embed_in")
@@ -191,10 +192,8 @@ def _checked(order: Sequence[str], found: Mapping[str, Module], base: Checkpoint
 def require_order(model: ModelModules, base: Checkpoint) -> None:
     """Raise UndeterminedError where modules can't be numbered."""
     if not model.ordered:
-        kind = (base.config or {}).get("model_type")
-        known = f"the architecture {kind!r} isn't known" if kind else "no config.json tells the architecture"
         raise UndeterminedError(
-            f"{known}, and with it the order of modules, which their seeds and groups follow",
+            f"{not_known(base.config or {})}, and with it the order of modules, which their seeds and groups follow",
             where=base.path,
             hint=order_hint(),
         )

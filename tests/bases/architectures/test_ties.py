@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tinylora_tools.bases.architectures.ties import agreed, said_between, state_of
+from tinylora_tools.bases.architectures.ties import agreed, state_of, unclear
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def test_a_part_that_stays_together_keeps_the_whole_from_being_undone() -> None:
 
 
 def test_a_flag_where_the_data_have_no_states() -> None:
-    assert said_between({"thinker": {"tie_word_embeddings": True}}, "thinker.text")
-    assert not said_between({"tie_word_embeddings": True, "thinker": {"text": {}}}, "thinker.text")
-    assert not said_between({"tie_word_embeddings": True}, "")
+    assert unclear({"thinker": {"tie_word_embeddings": True}}, "thinker.text") is not None
+    assert unclear({"tie_word_embeddings": True, "thinker": {"text": {}}}, "thinker.text") is None
+    assert unclear({"tie_word_embeddings": True}, "") is None
+    assert unclear({"share_encoder_decoder_embeddings": False}, "") is not None

@@ -17,10 +17,10 @@ from ...errors import UndeterminedError
 from ...wording import argument
 from . import families
 from .described import Described
-from .hints import order_hint, way_out
-from .layout import KINDS, generalised
+from .hints import no_modules, release_hint, way_out
+from .layout import KINDS, filled, generalised
 from .scaling import Scaling, scaling_of
-from .ties import Tie, agreed, said_between, state_of
+from .ties import Tie, agreed, state_of, unclear
 
 
 class Architecture:
@@ -43,6 +43,7 @@ class Architecture:
         self.config = config
         self.transformers = tuple(data["releases"])
         self._data = data
+        self._currents: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<{self.class_name or self.model_type} of transformers {' and '.join(self.transformers)}>"
@@ -129,7 +130,7 @@ class Architecture:
             if orders:
                 self._require_one(knowing, orders)
                 return orders[0]
-        raise self._unknown([name for name in names if not self._knows(renamed[name])] or names)
+        raise no_modules(self.model_type, [name for name in names if not self._knows(renamed[name])] or names)
 
     def _require_one(self, knowing: Sequence[Described], orders: Sequence[list[str]]) -> None:
         for one, order in zip(knowing[1:], orders[1:], strict=True):
@@ -142,19 +143,23 @@ class Architecture:
                     hint=f"Say with {argument('module_order', ...)} which order the adapter was trained with.",
                 )
 
-    def _unknown(self, unknown: Sequence[str]) -> UndeterminedError:
-        return UndeterminedError(
-            f"transformers' {self.model_type} has no module {unknown[0]}"
-            + (f" (nor {len(unknown) - 1} others that the adapter targets)" if len(unknown) > 1 else ""),
-            hint=order_hint(),
-        )
-
     def _knows(self, module: str) -> bool:
         return any(one.has(module) for one in self._all)
 
     def _current(self, module: str) -> str:
         """A module's name in a release that the data know: older ones had some models under the names that their
         checkpoints still have."""
+        pattern = module if self._by_number else generalised(module)
+        if pattern not in self._currents:  # a mixture of experts has many names, and few patterns
+            self._currents[pattern] = self._find_current(module)
+        found = self._currents[pattern]
+        return found if pattern == module else filled(generalised(found), module)
+
+    @cached_property
+    def _by_number(self) -> bool:
+        return any(one.renaming.by_number for one in self._all)
+
+    def _find_current(self, module: str) -> str:
         for group in (self._named, self._others):
             if any(one.has(module) for one in group):
                 return module
@@ -187,8 +192,7 @@ class Architecture:
             raise UndeterminedError(
                 f"{module} does more than its kind under one release of transformers, so that PEFT's update has no "
                 "effect there that a weight could have, and not under another",
-                hint=f"Say which the adapter was trained under with {argument('release', '4')} or "
-                f"{argument('release', '5')}.",
+                hint=release_hint(),
             )
         return found != {False}
 
@@ -247,7 +251,7 @@ class Architecture:
             raise UndeterminedError(
                 f"{module} is scaled by itself under one release of transformers, where PEFT adds the update behind "
                 "that, and by the model under another, so the update depends on where the adapter was trained",
-                hint=f"Say under which with {argument('release', '4')} or {argument('release', '5')}.",
+                hint=release_hint(),
             )
         return found.pop() if found else None
 
@@ -265,23 +269,18 @@ class Architecture:
         texts = {release: data.get("text", "") for release, data in self._data["releases"].items()}
         return agreed([(state_of(self.config, texts[one.release]), one.ties) for one in descriptions])
 
+    @cached_property
+    def _tied_by_layer(self) -> frozenset[str]:
+        """Patterns of parameters that are tied in numbered layers."""
+        return frozenset(generalised(m) for tie in self.all_ties for m in tie.members if generalised(m) != m)
+
     def unclear_tie(self, parameter: str) -> str | None:
         """Why nobody knows what a parameter is tied to, where that is so: the data have the default shape's ties."""
         if self._data is families.given():
             return None
-        pattern = generalised(parameter)
-        numbered = (m for tie in self.all_ties for m in tie.members if any(part.isdigit() for part in m.split(".")))
-        if any(generalised(member) == pattern for member in numbered):
+        if generalised(parameter) in self._tied_by_layer:
             return f"{self.model_type} ties weights of its numbered layers, of which ones its configuration decides"
-        if not self.ties_with(parameter):
-            return None
-        if (self.config or {}).get("share_encoder_decoder_embeddings") is False:
-            return (
-                "the data have ties for where share_encoder_decoder_embeddings is true, and config.json says it isn't"
-            )
-        if said_between(self.config or {}, self.text):
-            return "tie_word_embeddings stands in config.json where the data have no ties for it"
-        return None
+        return unclear(self.config or {}, self.text) if self.ties_with(parameter) else None
 
     def ties(self, parameter: str) -> Tie | None:
         """The group that a parameter, by its name in the model, is tied in: one that holds, if there is one."""

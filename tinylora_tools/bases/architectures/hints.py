@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ...errors import UndeterminedError
 from ...wording import argument, call
 
 
@@ -26,4 +29,18 @@ def order_hint(which: str = "the model's modules, all or the targeted ones,") ->
     return (
         f"{way_out()} Or give {which} with {argument('module_order', ...)}, in the order of model.named_modules(), one "
         "name a line."
+    )
+
+
+def release_hint() -> str:
+    """How to say what two releases of transformers differ in."""
+    return f"Say which the adapter was trained under with {argument('release', '4')} or {argument('release', '5')}."
+
+
+def no_modules(model_type: str, names: Sequence[str]) -> UndeterminedError:
+    """What to say of modules that the data on a family haven't got."""
+    return UndeterminedError(
+        f"transformers' {model_type} has no module {names[0]}"
+        + (f" (nor {len(names) - 1} others that the adapter targets)" if len(names) > 1 else ""),
+        hint=order_hint(),
     )

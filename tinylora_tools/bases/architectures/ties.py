@@ -58,14 +58,19 @@ def _flag(config: Mapping[str, Any]) -> bool | None:
     return None if value is None else bool(value)
 
 
-def said_between(config: Mapping[str, Any], text: str) -> bool:
-    """Whether the flag stands between the top and the text model, where the data don't list its states."""
+def unclear(config: Mapping[str, Any], text: str) -> str | None:
+    """Why a configuration's ties aren't among the states that the data list, where that is so.
+
+    The data list the flag at the top and at `text`, for the entries of the default configuration.
+    """
+    if config.get("share_encoder_decoder_embeddings") is False:
+        return "the data have ties for where share_encoder_decoder_embeddings is true, and config.json says it isn't"
     inner: Any = config
     for part in text.split(".")[:-1]:
         inner = inner.get(part) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping) and _flag(inner) is not None:
-            return True
-    return False
+            return "tie_word_embeddings stands in config.json where the data have no ties for it"
+    return None
 
 
 def agreed(of_releases: Sequence[tuple[int, Iterable[Mapping[str, Any]]]]) -> tuple[Tie, ...]:

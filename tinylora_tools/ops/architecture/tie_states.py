@@ -12,11 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ...bases.architectures.ties import FLAG, STATES
 from .build import build
-
-FLAG = "tie_word_embeddings"
-#: What the flag may say, in the order in which a tie's states are written.
-STATES: tuple[bool | None, ...] = (None, True, False)
 
 
 def text_path(config: Any) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from matrices import MATRICES, counted, errors, factors_of_peft, gaussian, with_values
 from torch import Tensor
 
-from tinylora_tools.core.svd.triplets import library_triplets, match_signs, peft_factors, rounded_as_peft, top_triplets
+from tinylora_tools.core.svd.triplets import (
+    Certificate,
+    Factors,
+    library_triplets,
+    match_signs,
+    peft_factors,
+    rounded_as_peft,
+    top_triplets,
+)
 from tinylora_tools.errors import FormatError
 
 
@@ -99,6 +108,17 @@ def test_peft_factors_are_peft_s_where_gaps_are_wide(shape: tuple[int, int]) -> 
         assert float((apart > 0).float().mean()) <= 0.005
     for mine, theirs in zip(peft_factors(W, 4), (A, B), strict=True):  # signs aside, which are a convention
         assert int(units_apart(mine.abs(), theirs.abs()).max()) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_roots_are_the_nearest_numbers_on_every_processor(dtype: torch.dtype) -> None:
+    """torch's float32 root isn't, where MKL meets an AMD processor; NumPy's is the processor's own."""
+    S = (torch.rand(5000, generator=torch.Generator().manual_seed(1)) * 100).to(dtype)
+    none = Certificate((), (), (), "krylov", 0)
+    A, B = rounded_as_peft(Factors(torch.ones(1, 5000), S, torch.ones(5000, 1), none, S), dtype)
+    nearest = torch.from_numpy(np.sqrt(S.float().numpy())).to(dtype).float()
+    assert torch.equal(A[:, 0], nearest)
+    assert torch.equal(B[0], nearest)
 
 
 def test_where_gaps_are_narrow_the_noise_is_peft_s() -> None:

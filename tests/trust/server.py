@@ -19,6 +19,7 @@ from typing import Any
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
 from tinylora_tools.ops.merge import write
+from tinylora_tools.ops.architecture.run import architecture
 from tinylora_tools.output import rename
 
 for _module, _ in COMMANDS.values():
@@ -35,6 +36,16 @@ write.FLUSH_BYTES = 1 << 12  # so that the smallest merge sends something to the
 
 faults = ctypes.CDLL(None)
 faults.faults_count.restype = ctypes.c_long
+
+
+warm: set[str] = set()
+
+
+def warm_up(arguments: list[str]) -> None:
+    """Import what takes seconds, once, where a command is going to need it."""
+    if arguments[0] == "architecture" and arguments[0] not in warm:
+        warm.add(arguments[0])
+        architecture(arguments[1])
 
 
 def begin(job: dict[str, Any]) -> int:
@@ -78,6 +89,8 @@ def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         jobs = json.loads(line)
+        for job in jobs:
+            warm_up(job["arguments"])
         ended = finish(jobs, {begin(job): number for number, job in enumerate(jobs)})
         print(json.dumps({"ended": ended, "count": faults.faults_count()}), flush=True)
 

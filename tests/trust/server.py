@@ -18,8 +18,8 @@ from typing import Any
 
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
-from tinylora_tools.ops.merge import write
 from tinylora_tools.ops.architecture.run import architecture
+from tinylora_tools.ops.merge import write
 from tinylora_tools.output import rename
 
 for _module, _ in COMMANDS.values():
@@ -33,6 +33,8 @@ for _module in (
     importlib.import_module(_module if _module == "huggingface_hub" else f"tinylora_tools.{_module}")
 
 write.FLUSH_BYTES = 1 << 12  # so that the smallest merge sends something to the disk while it goes on
+
+MOST_SECONDS = 60  # after which a run hangs, and is killed
 
 faults = ctypes.CDLL(None)
 faults.faults_count.restype = ctypes.c_long
@@ -79,9 +81,17 @@ def finish(jobs: list[dict[str, Any]], running: dict[int, int]) -> list[list[int
         time.sleep(jobs[0]["after"])
         for pid in running:
             os.kill(pid, jobs[0]["signal"])
+    deadline = time.monotonic() + MOST_SECONDS
     while running:
-        pid, status = os.wait()
-        ended.append([running.pop(pid), os.waitstatus_to_exitcode(status)])
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            ended.append([running.pop(pid), os.waitstatus_to_exitcode(status)])
+        elif time.monotonic() > deadline:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+            deadline += MOST_SECONDS
+        else:
+            time.sleep(0.0005)
     return ended
 
 

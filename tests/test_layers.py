@@ -14,11 +14,12 @@ PACKAGE = ROOT / "tinylora_tools"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: What each storey may import of this package, besides itself.
-GROUND = {"errors", "progress", "wording", "checks", "inputs"}
+GROUND = {"errors", "progress", "wording", "checks", "inputs", "workers"}
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "progress": set(),
     "wording": set(),
+    "workers": set(),
     "checks": {"errors", "wording"},
     "inputs": {"errors"},
     "core": GROUND,

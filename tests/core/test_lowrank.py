@@ -33,6 +33,20 @@ def test_the_update_is_the_paper_s(out: int, in_: int, r: int, u: int) -> None:
     assert squared_norm(left, A) == pytest.approx(np.linalg.norm(delta) ** 2, rel=1e-10)
 
 
+@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("u", "r"), [(1, 1), (3, 1), (64, 1), (13, 2), (64, 5)])
+def test_r_is_summed_projection_by_projection(u: int, r: int, stored: Any) -> None:
+    for _ in range(20):
+        P, v = normal(u, r, r).astype(stored), normal(u)
+        found = projected(v, P)
+        for j in range(r):
+            for k in range(r):
+                total = 0.0
+                for i in range(u):
+                    total += float(v[i]) * float(P[i, j, k])
+                assert found[j, k] == total
+
+
 @given(st.lists(st.floats(-1e8, 1e8), min_size=12, max_size=12), st.floats(-100, 100))
 def test_b_r_is_summed_rank_by_rank(values: list[float], scale: float) -> None:
     """One column of B after the other, whatever the numbers: a matrix product would sum as it likes."""

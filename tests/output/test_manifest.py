@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tinylora_tools.output.manifest import (
     read_manifest,
     write_manifest,
 )
+from tinylora_tools.workers import Workers
 
 BASE = fixture("peft020-seed-only").base
 EMPTY = Contents("a", {}, {})
@@ -31,7 +31,7 @@ def test_digests_are_those_of_the_bytes() -> None:
     checkpoint = read_checkpoint(BASE)
     files = files_in(BASE)
     listed = [(name, checkpoint.shards[number]) for name, number in checkpoint.shard_of.items()]
-    with ThreadPoolExecutor(2) as pool:
+    with Workers(2) as pool:
         found = contents_of("base", files, listed, pool)
     assert found.files == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert set(files) == {path.name for path in BASE.iterdir()}

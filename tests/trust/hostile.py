@@ -24,6 +24,7 @@ from fixture_data import fixture
 
 from tinylora_tools import TinyLoraConfig, merge, pack
 from tinylora_tools.adapters.source import find_source
+from tinylora_tools.bases.architectures.families import family
 from tinylora_tools.cli import main
 from tinylora_tools.errors import TinyLoraError
 from tinylora_tools.formats import third_party
@@ -36,6 +37,7 @@ from tinylora_tools.output.manifest import NAME as MANIFEST
 from tinylora_tools.sources.locate import locate
 
 ONE, SHARDED, PICKLED = fixture("peft021-13-numbers"), fixture("peft020-seed-only"), fixture("peft021-pickled")
+TIED = fixture("peft021-embedding")
 
 
 class Target(NamedTuple):
@@ -132,6 +134,37 @@ def _made(make: Callable[[Path], object]) -> bytes:
         path = Path(directory) / "made.safetensors"
         make(path)
         return path.read_bytes()
+
+
+@cache
+def sound_architecture() -> bytes:
+    """Of ONE's base, with every entry that a description may have."""
+    releases = json.loads(json.dumps((family("qwen2") or {})["releases"]))
+    for release in releases.values():
+        classes = {name: release["classes"][name] for name in ("Qwen2Model", "Qwen2ForCausalLM")}
+        classes["Qwen2ForCausalLM"] |= {
+            "stored": {"model.layers": "model.layers"},
+            "older": {"model.layers.*.mlp": "model.layer.*.mlp"},
+            "fused": ["model.layers.*.mlp.experts.down_proj"],
+            "scales": {
+                "lm_head": {"as": "buffer", "root_of": "hidden_size", "if": "scale_embedding", "default": False}
+            },
+            "float32": ["norm"],
+            "float32_always": ["expert_*"],
+        }
+        release |= {"classes": classes, "inner": {"text_config.model_type": ["qwen2"]}}
+    return json.dumps({"family": "qwen2", "releases": releases}).encode()
+
+
+def architecture(place: Path, data: bytes) -> None:
+    path = place / "architecture.json"
+    path.write_bytes(data)
+    for case in (ONE, TIED):
+        command("merge", case.adapter, "--base", case.base, "--architecture", path, "-o", place / "out", "--dry-run")
+    command("count", ONE.base, "--architecture", path, "--target-modules", "all-linear", "--json")
+    command(
+        "convert", "lora", TIED.adapter, "--base", TIED.base, "--architecture", path, "-o", place / "lora", "--force"
+    )
 
 
 def packed(place: Path, data: bytes) -> None:
@@ -254,6 +287,7 @@ TARGETS: dict[str, Target] = {
     "index": Target("json", (SHARDED.base / "model.safetensors.index.json").read_bytes, index),
     "base_config": Target("json", (ONE.base / "config.json").read_bytes, base_config),
     "adapter_config": Target("json", (ONE.adapter / "adapter_config.json").read_bytes, adapter_config),
+    "architecture": Target("json", sound_architecture, architecture),
     "packed": Target("safetensors", sound_packed, packed),
     "factors": Target("safetensors", sound_factors, factors),
     "manifest": Target("json", sound_manifest, manifest),

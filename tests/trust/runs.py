@@ -24,6 +24,7 @@ WHOLE, SHARDED = fixture("peft021-layers"), fixture("peft020-seed-only")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "merge": ("merge", "WHOLE", "--base", "BASE", "-o", "OUT"),
     "merge of shards": ("merge", "SHARDED", "--base", "SHARDS", "-o", "OUT", "--threads", "2"),
+    "merge with a manifest": ("merge", "WHOLE", "--base", "BASE", "-o", "OUT", "--manifest"),
     "init": ("init", "BASE", "-o", "OUT"),
     "factor": ("factor", "BASE", "-o", "OUT.safetensors", "--target-modules", "q_proj"),
     "convert lora": ("convert", "lora", "WHOLE", "--base", "BASE", "-o", "OUT"),
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "project": ("project", "SHARDED", "--base", "SHARDS", "-o", "OUT"),
     "project of a seed": ("project", "--seed", "42", "-u", "3", "-r", "2", "-o", "OUT.safetensors"),
     "verify-seed": ("verify-seed", "WHOLE", "--record", "OUT.json"),
+    "architecture": ("architecture", "BASE", "-o", "OUT.json"),
 }
 
 NOTHING, KILL, FAIL, DELAY = range(4)

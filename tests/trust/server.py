@@ -18,6 +18,7 @@ from typing import Any
 
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
+from tinylora_tools.ops.architecture.run import architecture
 from tinylora_tools.ops.merge import write
 from tinylora_tools.output import rename
 
@@ -33,8 +34,20 @@ for _module in (
 
 write.FLUSH_BYTES = 1 << 12  # so that the smallest merge sends something to the disk while it goes on
 
+MOST_SECONDS = 60  # after which a run hangs, and is killed
+
 faults = ctypes.CDLL(None)
 faults.faults_count.restype = ctypes.c_long
+
+
+warm: set[str] = set()
+
+
+def warm_up(arguments: list[str]) -> None:
+    """Import what takes seconds, once, where a command is going to need it."""
+    if arguments[0] == "architecture" and arguments[0] not in warm:
+        warm.add(arguments[0])
+        architecture(arguments[1])
 
 
 def begin(job: dict[str, Any]) -> int:
@@ -68,9 +81,17 @@ def finish(jobs: list[dict[str, Any]], running: dict[int, int]) -> list[list[int
         time.sleep(jobs[0]["after"])
         for pid in running:
             os.kill(pid, jobs[0]["signal"])
+    deadline = time.monotonic() + MOST_SECONDS
     while running:
-        pid, status = os.wait()
-        ended.append([running.pop(pid), os.waitstatus_to_exitcode(status)])
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            ended.append([running.pop(pid), os.waitstatus_to_exitcode(status)])
+        elif time.monotonic() > deadline:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+            deadline += MOST_SECONDS
+        else:
+            time.sleep(0.0005)
     return ended
 
 
@@ -78,6 +99,8 @@ def serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         jobs = json.loads(line)
+        for job in jobs:
+            warm_up(job["arguments"])
         ended = finish(jobs, {begin(job): number for number, job in enumerate(jobs)})
         print(json.dumps({"ended": ended, "count": faults.faults_count()}), flush=True)
 

@@ -30,6 +30,7 @@ OF_ADAPTER = ("WHOLE/adapter_model.safetensors", "WHOLE/adapter_config.json")
 INPUTS: dict[str, tuple[str, ...]] = {
     "merge": (*OF_BASE, *OF_ADAPTER, "BASE/generation_config.json"),
     "merge of shards": (*OF_SHARDS, "SHARDED/adapter_model.safetensors", "SHARDED/adapter_config.json"),
+    "merge with a manifest": (*OF_BASE, *OF_ADAPTER, "BASE/generation_config.json"),
     "init": OF_BASE,
     "factor": OF_BASE,
     "convert lora": (*OF_ADAPTER, "BASE/config.json"),
@@ -37,6 +38,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "convert packed": (*OF_BASE, *OF_ADAPTER),
     "project": ("SHARDED/adapter_model.safetensors", "SHARDED/adapter_config.json", "SHARDS/config.json"),
     "verify-seed": OF_ADAPTER,
+    "architecture": ("BASE/config.json",),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ..formats.packed import short
 from ..formats.peft.config import TinyLoraConfig
 from ..formats.tensors import FLOAT_NAMES, float_dtype
 from ..progress import Progress
+from ..workers import Workers
 from .base import Base
 from .modules import Module, architecture_for, model_modules, open_model
 from .quantization import refuse_in_parts, refuse_packed
@@ -70,7 +70,7 @@ def _modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None)
 
 def weights_mark(read: Callable[[str], NDArray[Any]], modules: Sequence[Module]) -> str:
     """One fingerprint of all target weights, in their order, from one pass over their bytes."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with Workers(torch.get_num_threads()) as pool:
         marks = pool.map(lambda module: fingerprint(read(module.tensor.name)), modules)
         return short(hashlib.sha256("".join(marks).encode()).digest())
 

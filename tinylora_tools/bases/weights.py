@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from ..checks import at_least
 from ..core.torch_arrays import tensor_of
 from ..errors import FormatError, TinyLoraError
 from ..progress import Progress
+from ..workers import Workers
 from .modules import Module
 
 T = TypeVar("T")
@@ -101,11 +101,11 @@ def _for_each(
     chosen = {m.name for m in small}
     if small:
         torch.set_num_threads(1)
-        pool = ThreadPoolExecutor(together)
+        pool = Workers(together)
         try:
             yield from zip(small, pool.map(work, small), strict=True)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.close(cancel=True)
             torch.set_num_threads(threads)
     for module in modules:
         if module.name not in chosen:

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 
 def projected(v: NDArray[Any], P: NDArray[Any]) -> NDArray[Any]:
-    """R = sum_i v_i P_i in float64: v (u,), P (u, r, r), result (r, r)."""
-    R: NDArray[Any] = np.einsum("i,ijk->jk", v.astype(np.float64), P.astype(np.float64))  # (r, r)
+    """R = sum_i v_i P_i in float64, one after the other: v (u,), P (u, r, r), result (r, r)."""
+    terms = np.multiply(P.reshape(len(v), -1).T, v.astype(np.float64), order="C")  # (r r, u)
+    # Not einsum: it sums a single column in an order that its build chose, and fuses product and sum on Arm.
+    R: NDArray[Any] = np.add.accumulate(terms, axis=1, out=terms)[:, -1].reshape(P.shape[1:])  # (r, r)
     return R
 
 

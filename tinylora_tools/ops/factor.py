@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from ..formats.safetensors_writer import write_file, write_tensors
 from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
+from ..workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class _Work:
 def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progress) -> list[ModuleFactors]:
     found: dict[str, ModuleFactors] = {}
     try:
-        with ThreadPoolExecutor(1) as hashing:
+        with Workers(1) as hashing:
             for module, report in over_modules(
                 "Factoring",
                 modules,
@@ -223,7 +223,7 @@ def _all(work: _Work, modules: Sequence[Module], output: Path, progress: Progres
     return [found[module.name] for module in modules]
 
 
-def _one(work: _Work, module: Module, hashing: ThreadPoolExecutor) -> ModuleFactors:
+def _one(work: _Work, module: Module, hashing: Workers) -> ModuleFactors:
     started = time.perf_counter()
     stored = work.base.read(module.tensor.name)
     mark = hashing.submit(fingerprint, stored)

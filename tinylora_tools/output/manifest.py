@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ..errors import FormatError
 from ..formats.json_file import read_object
 from ..formats.tensors import PIECE, TensorFile
 from ..inputs import open_input
+from ..workers import Workers
 
 NAME = "tinylora-manifest.json"
 FORMAT, VERSION = "tinylora-manifest", 1
@@ -48,7 +48,7 @@ class Manifest:
 
 
 def contents_of(
-    name: str, files: Mapping[str, Path], tensors: Iterable[tuple[str, TensorFile]], pool: Executor
+    name: str, files: Mapping[str, Path], tensors: Iterable[tuple[str, TensorFile]], pool: Workers
 ) -> Contents:
     """The digests of files and of the tensors in some of them.
 
@@ -59,7 +59,7 @@ def contents_of(
         Path in the directory to the file.
     tensors : iterable of (str, TensorFile)
         Each tensor's name, and the open file that has it.
-    pool : Executor
+    pool : Workers
         What computes several at a time.
     """
     listed = list(tensors)

@@ -77,7 +77,7 @@ def test_the_error_is_the_update_s_in_float64(size: float) -> None:
     if size > MOST_ERROR:
         assert found.error == pytest.approx(off, rel=1e-6)
     else:  # entries that may round either way are corrected, which the error doesn't count
-        assert off * (1 - 1e-12) <= found.error <= 2 * off  # but for the last bits of two sums
+        assert off * (1 - 1e-9) <= found.error <= 2 * off  # two sums of one thing, in orders of their own
 
 
 @given(st.data())

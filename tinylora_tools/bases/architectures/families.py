@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
+from ...formats.json_file import read_object
 from ...wording import call
+from .checked import require_sound
 
 DATA = Path(__file__).parents[2] / "data" / "architectures.jsonl"
 
@@ -91,47 +93,18 @@ def read_family(path: Path) -> Mapping[str, Any]:
         If it is none.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_object(path)
+        require_sound(data)
+        return _filled_in(data)
     except OSError as error:
         raise FormatError(error.strerror or str(error), where=path) from None
-    except ValueError as error:
-        raise _no_architecture(path, error) from None
-    try:
-        return _filled_in(_checked(data))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_architecture(path, error) from None
-
-
-def _no_architecture(path: Path, error: Exception) -> FormatError:
-    return FormatError(
-        f"this is no architecture file ({error})",
-        where=path,
-        hint=f"Make one of the base with {call('architecture', 'BASE', 'FILE')}.",
-    )
-
-
-def _checked(data: Any) -> Mapping[str, Any]:
-    """The data, if each entry that is read is of its type."""
-    types: dict[str, type | tuple[type, ...]] = {
-        "modules": str, "prefix": str, "input": str, "output": str, "stored": dict, "fused": list, "scales": dict,
-        "ties": list, "float32": list, "float32_always": list, "older": dict,
-    }  # fmt: skip
-    if not isinstance(data["family"], str) or not data["releases"]:
-        raise ValueError("it names no family")
-    for release in data["releases"].values():
-        if not isinstance(release["bare"], str) or not isinstance(release.get("text", ""), str):
-            raise ValueError("no bare class")
-        if not release["classes"]:
-            raise ValueError("no classes")
-        states = 9 if release.get("text") else 3
-        for name, description in release["classes"].items():
-            for key, value in {"modules": "", **description}.items():
-                if not isinstance(value, types.get(key, ())):
-                    raise ValueError(f"{name}'s {key!r} can't be {type(value).__name__}")
-            for tie in description.get("ties", ()):
-                if not (isinstance(tie["stored"], str) and len(tie["tied"]) == states and tie["members"]):
-                    raise ValueError(f"{name} has a tie without members")
-    return dict(data)
+    except (FormatError, ValueError, KeyError) as error:
+        said = error.what if isinstance(error, FormatError) else error
+        raise FormatError(
+            f"this is no architecture file ({said})",
+            where=path,
+            hint=f"Make one of the base with {call('architecture', 'BASE', 'FILE')}.",
+        ) from None
 
 
 def _filled_in(data: Mapping[str, Any]) -> Mapping[str, Any]:

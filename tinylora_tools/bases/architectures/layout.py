@@ -26,9 +26,9 @@ def generalised(name: str) -> str:
 
 
 def filled(pattern: str, name: str) -> str:
-    """A pattern with its `*` replaced by the numbers in a name."""
+    """A pattern with its `*` replaced by the numbers in a name; those that it has no number for stay."""
     numbers = iter(_NUMBER.findall(name))
-    return ".".join(next(numbers) if part == "*" else part for part in pattern.split("."))
+    return ".".join(next(numbers, part) if part == "*" else part for part in pattern.split("."))
 
 
 class Layout:

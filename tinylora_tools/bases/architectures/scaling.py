@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...errors import UndeterminedError
+from ...errors import FormatError, UndeterminedError
 from ...wording import argument
+
+#: Larger than whatever an embedding is multiplied by, and small enough for a float.
+_MOST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +55,9 @@ def _entry(config: Mapping[str, Any] | None, path: str, module: str, default: An
         raise UndeterminedError(
             f"{module} may be scaled, which {path} in the base's config.json says",
             hint=f"Name the base's directory with {argument('base')}.",
+        )
+    if default is None and not 0 < value < _MOST:
+        raise FormatError(
+            f"{path} is {value!r}, by which {module} can't be scaled", where="config.json", hint="Restore that file."
         )
     return value

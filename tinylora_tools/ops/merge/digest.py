@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ...adapters.load import Adapter
 from ...bases.base import Base, open_base
 from ...core.block_sum import NumpyBlockAdder
 from ...formats.tensors import TensorInfo
+from ...workers import Workers
 from .plan import plan_merge
 from .tensor import OpenSource, TensorJob
 from .words import Outcome, OutputFile
@@ -28,7 +28,7 @@ def merged_digest(adapter: Adapter, base: str | Path | Base, *, threads: int) ->
         plan = plan_merge(open_base(base), [adapter], [1.0])
     buffers = Buffers(NumpyBlockAdder, BLOCK_ELEMENTS)
     digests = []
-    with ThreadPoolExecutor(threads) as pool:
+    with Workers(threads) as pool:
         for file in sorted(plan.files, key=lambda file: file.name):
             found = hashlib.sha256(file.header)
             for data in _data(file, pool, buffers, threads):
@@ -37,15 +37,13 @@ def merged_digest(adapter: Adapter, base: str | Path | Base, *, threads: int) ->
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _data(file: OutputFile, pool: ThreadPoolExecutor, buffers: Buffers, threads: int) -> Iterator[bytes]:
+def _data(file: OutputFile, pool: Workers, buffers: Buffers, threads: int) -> Iterator[bytes]:
     """The bytes behind a file's header, in their order."""
     for info, outcome in file.tensors:
         yield from tensor_data(info, outcome, pool, buffers, threads)
 
 
-def tensor_data(
-    info: TensorInfo, outcome: Outcome, pool: ThreadPoolExecutor, buffers: Buffers, threads: int
-) -> Iterator[bytes]:
+def tensor_data(info: TensorInfo, outcome: Outcome, pool: Workers, buffers: Buffers, threads: int) -> Iterator[bytes]:
     """The bytes that a merge writes for one tensor, in pieces."""
     source = outcome.source
     if outcome.is_copy(info):
@@ -54,7 +52,7 @@ def tensor_data(
         yield from _summed(TensorJob(info, outcome, OpenSource(source.file), False), pool, buffers, threads)
 
 
-def _summed(job: TensorJob, pool: ThreadPoolExecutor, buffers: Buffers, threads: int) -> Iterator[bytes]:
+def _summed(job: TensorJob, pool: Workers, buffers: Buffers, threads: int) -> Iterator[bytes]:
     """A tensor's blocks in turn, as many at a time as there are threads: memory stays that of a few blocks."""
     rows = max(1, BLOCK_ELEMENTS // job.columns)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ...output.manifest import NAME, Contents, Manifest, contents_of, files_in, 
 from ...progress import NoProgress, Progress
 from ...sources.locate import locate
 from ...wording import argument
+from ...workers import Workers
 from ..opened import AdapterLike
 from .digest import tensor_data
 from .planned import Settings, planned
@@ -101,7 +101,7 @@ def verify_output(
         raise MismatchError(what, where=directory / NAME, hint="Name them all, in their order.")
     count = threads or 2
     notes: list[str] = []
-    with ThreadPoolExecutor(count) as pool:
+    with Workers(count) as pool:
         found = _of_output(directory, manifest.output, pool)
         if at is not None:
             found += _differences("base", manifest.base, _of_base(manifest.base.name, at, pool))
@@ -138,7 +138,7 @@ def record(
     directory: Path, name: str, base: Base, adapters: Sequence[Adapter], settings: Settings, threads: int
 ) -> None:
     """Write the manifest of a merge into its directory, once everything else is there."""
-    with ThreadPoolExecutor(threads) as pool:
+    with Workers(threads) as pool:
         manifest = Manifest(
             settings=asdict(settings),
             base=_of_base(base.path.resolve().name, base, pool),
@@ -161,7 +161,7 @@ def _tensors(checkpoint: Checkpoint) -> list[tuple[str, TensorFile]]:
     return [(name, checkpoint.shards[number]) for name, number in checkpoint.shard_of.items()]
 
 
-def _of_base(name: str, base: Base, pool: ThreadPoolExecutor) -> Contents:
+def _of_base(name: str, base: Base, pool: Workers) -> Contents:
     checkpoint, directory = base.checkpoint, base.directory
     texts = [path for path in (directory / "config.json", *directory.glob("*.index.json")) if path.is_file()]
     paths = [*texts, *(shard.path for shard in checkpoint.shards)]
@@ -169,7 +169,7 @@ def _of_base(name: str, base: Base, pool: ThreadPoolExecutor) -> Contents:
     return contents_of(name, files, _tensors(checkpoint), pool)
 
 
-def _of_adapter(name: str, adapter: Adapter, pool: ThreadPoolExecutor) -> Contents:
+def _of_adapter(name: str, adapter: Adapter, pool: Workers) -> Contents:
     """An adapter's files; and its tensors, where its file has them as they are merged."""
     file = adapter.header.file
     paths = [path for path in (file.path, file.path.parent / CONFIG_NAME) if path.is_file()]
@@ -177,7 +177,7 @@ def _of_adapter(name: str, adapter: Adapter, pool: ThreadPoolExecutor) -> Conten
     return contents_of(name, {path.name: path for path in paths}, tensors, pool)
 
 
-def _of_output(directory: Path, recorded: Contents, pool: ThreadPoolExecutor) -> list[Difference]:
+def _of_output(directory: Path, recorded: Contents, pool: Workers) -> list[Difference]:
     """Differences of the files; and, where a file with weights differs, of its tensors."""
     here = contents_of(recorded.name, files_in(directory), [], pool)
     found = _different_files("output", recorded, here)
@@ -211,7 +211,7 @@ def _different(part: str, recorded: Mapping[str, str], here: Mapping[str, str], 
 
 
 def _formed_again(
-    tensors: Sequence[tuple[TensorInfo, Outcome]], recorded: Mapping[str, str], pool: ThreadPoolExecutor, threads: int
+    tensors: Sequence[tuple[TensorInfo, Outcome]], recorded: Mapping[str, str], pool: Workers, threads: int
 ) -> list[Difference]:
     buffers = Buffers(NumpyBlockAdder, BLOCK_ELEMENTS)
     found = []

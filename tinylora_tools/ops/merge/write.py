@@ -10,7 +10,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,6 +21,7 @@ from ...core.block_sum import BlockAdder, BlockSum
 from ...formats.safetensors_writer import SafetensorsWriter
 from ...formats.tensors import TensorInfo
 from ...progress import Progress
+from ...workers import Task, Workers
 from .tensor import OpenSource, TensorJob, TensorResult
 from .words import OutputFile
 
@@ -42,7 +42,7 @@ _flush = getattr(os, "fdatasync", os.fsync)
 MakeAdder = Callable[[int, np.dtype[Any]], BlockAdder]
 
 
-class _Task(NamedTuple):
+class _Job(NamedTuple):
     """Something to do in a thread, the bytes that it writes, and what is to be done with its result."""
 
     size: int
@@ -82,19 +82,19 @@ class MergeWriter:
         self._check_base = check_base
         self._progress = progress
         self._block_elements = block_elements
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="merge")
-        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="flush")
-        self._flushing: Future[None] | None = None
+        self._workers = Workers(threads)
+        self._flusher = Workers(1)
+        self._flushing: Task[None] | None = None
         self._unflushed = 0
-        self._tasks: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
+        self._tasks: deque[tuple[Task[Any], Callable[[Any], None]]] = deque()
         self._most_tasks = 4 * threads
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._flusher.shutdown()
+        self._workers.close(cancel=error is not None)
+        self._flusher.close(cancel=False)
         if error is None and self._flushing is not None:
             self._flushing.result()  # an error of the disk is told once, to whoever asked
 
@@ -115,8 +115,9 @@ class MergeWriter:
             self._progress.advance(len(file.header))
             try:
                 self._write_tensors(file, target)
-            finally:
-                self._cancel()  # nothing is left to cancel but after an error: before its files are closed
+            except BaseException:
+                self._workers.close(cancel=True)  # before the file is closed
+                raise
 
     def _write_tensors(self, file: OutputFile, target: SafetensorsWriter) -> None:
         sources: dict[int, OpenSource] = {}
@@ -131,38 +132,30 @@ class MergeWriter:
                 jobs.append(TensorJob(info, outcome, source, self._check_base))
         jobs.reverse()  # from which the next is popped: what is done with is let go
         summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
-        for task in _side_by_side(self._sums(jobs, target), summed, self._copies(copies, target), copied):
-            self._submit(task)
+        for one in _side_by_side(self._sums(jobs, target), summed, self._copies(copies, target), copied):
+            self._submit(one)
         while self._tasks:
             self._finish_oldest()
 
-    def _cancel(self) -> None:
-        for future, _ in self._tasks:
-            future.cancel()
-        wait([future for future, _ in self._tasks])
-        self._tasks.clear()
-
-    def _submit(self, task: _Task) -> None:
+    def _submit(self, job: _Job) -> None:
         while len(self._tasks) >= self._most_tasks:
             self._finish_oldest()
-        self._tasks.append((self._pool.submit(task.work), task.then))
+        self._tasks.append((self._workers.submit(job.work), job.then))
 
     def _finish_oldest(self) -> None:
-        future, then = self._tasks[0]
-        result = future.result()
-        self._tasks.popleft()
-        then(result)
+        task, then = self._tasks.popleft()
+        then(task.result())
 
     def _copies(
         self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: SafetensorsWriter
-    ) -> Iterator[_Task]:
+    ) -> Iterator[_Job]:
         for info, tensor, source in copies:
             for done in range(0, info.nbytes, COPY_BYTES):
                 size = min(COPY_BYTES, info.nbytes - done)
                 work = partial(source.copy, tensor, done, size, target, info.start + done)
-                yield _Task(size, work, partial(self._written, target, size))
+                yield _Job(size, work, partial(self._written, target, size))
 
-    def _sums(self, jobs: list[TensorJob], target: SafetensorsWriter) -> Iterator[_Task]:
+    def _sums(self, jobs: list[TensorJob], target: SafetensorsWriter) -> Iterator[_Job]:
         while jobs:
             job = jobs.pop()
             if not job.info.nbytes:
@@ -172,7 +165,7 @@ class MergeWriter:
                 last = min(first + rows, job.rows)
                 size = (last - first) * job.columns * job.out_dtype.itemsize
                 work = partial(self._run_blocks, job, target, first, last)
-                yield _Task(size, work, partial(self._collect, job, target, first, last))
+                yield _Job(size, work, partial(self._collect, job, target, first, last))
 
     def _run_blocks(self, job: TensorJob, target: SafetensorsWriter, first: int, last: int) -> list[BlockSum]:
         adder, raw = self._buffers.of(job)
@@ -230,7 +223,7 @@ class Buffers:
         return local.adders[job.work_dtype], local.raw
 
 
-def _side_by_side(sums: Iterator[_Task], summed: int, copies: Iterator[_Task], copied: int) -> Iterator[_Task]:
+def _side_by_side(sums: Iterator[_Job], summed: int, copies: Iterator[_Job], copied: int) -> Iterator[_Job]:
     """Both kinds of tasks, in step by their shares of the bytes: a copy keeps the file locked, and sums that are
     written would wait for it, but not those that are still computed."""
     done = {True: 0, False: 0}

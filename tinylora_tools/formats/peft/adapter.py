@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import FormatError, UnsupportedError
 from ..checkpoint import read_tensor_file
+from ..digests import recorded_in
 from ..memory_file import MemoryFile
 from ..placeholders import GATHER, said_of_spread, spread
 from ..plain_names import renamed
+from ..safetensors_file import SafetensorsFile
 from ..tensors import TensorFile, TensorInfo
 from .config import CONFIG_NAME, TinyLoraConfig, read_config
 from .keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter, plain_keys
@@ -189,6 +191,8 @@ def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     config = read_config(config_path) if config_path.is_file() else None
     if not is_adapter(file.tensors):
         raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
+    if isinstance(file, SafetensorsFile):
+        file = replace(file, digests=recorded_in(file))
     return sort_keys(path, renamed(file, plain_keys(file.tensors)), config)
 
 

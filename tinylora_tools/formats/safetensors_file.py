@@ -15,14 +15,14 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..inputs import FileState, open_input, remember
-from .digests import not_as_recorded
+from .digests import not_as_recorded, recorded_in
 from .placeholders import refuse_pointer
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
@@ -96,6 +96,10 @@ class SafetensorsFile:
                 fill(descriptor, memoryview(piece), start, info.name, self.path)
                 found(piece)
                 yield bytes(piece)
+
+    def comparing(self) -> SafetensorsFile:
+        """The same file, whose tensors are compared with the digests that it records of them."""
+        return replace(self, digests=recorded_in(self))
 
     def remember(self) -> None:
         """Count the file among the inputs of what goes on: its header may have been read long before."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
+from ...inputs import read_input
 from ...wording import call
 
 DATA = Path(__file__).parents[2] / "data" / "architectures.jsonl"
@@ -91,7 +92,7 @@ def read_family(path: Path) -> Mapping[str, Any]:
         If it is none.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(read_input(path))
     except OSError as error:
         raise FormatError(error.strerror or str(error), where=path) from None
     except ValueError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import FormatError, UnsupportedError
+from ...inputs import is_there
 from ..checkpoint import read_tensor_file
-from ..digests import recorded_in
 from ..memory_file import MemoryFile
 from ..placeholders import GATHER, said_of_spread, spread
 from ..plain_names import renamed
@@ -188,11 +188,10 @@ def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     if names := spread(file.tensors):
         raise FormatError(said_of_spread(names), where=file.path, hint=GATHER)
     config_path = file.path.parent / CONFIG_NAME
-    config = read_config(config_path) if config_path.is_file() else None
+    config = read_config(config_path) if is_there(config_path) else None
     if not is_adapter(file.tensors):
         raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
-    if isinstance(file, SafetensorsFile):
-        file = replace(file, digests=recorded_in(file))
+    file = file.comparing() if isinstance(file, SafetensorsFile) else file
     return sort_keys(path, renamed(file, plain_keys(file.tensors)), config)
 
 

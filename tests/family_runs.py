@@ -157,7 +157,7 @@ class FamilyRun:
 
     def _verify_base(self) -> str:
         report = tl.verify_base(self.adapter, self.base)
-        return "right" if report.verdict == "same-base" else f"wrong: {report.verdict}"
+        return "right" if report.verdict == "same-weights" else f"wrong: {report.verdict}"
 
     def _verify_seed(self) -> str:
         report = tl.verify_seed(self.adapter, base=self.base)

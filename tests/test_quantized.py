@@ -68,7 +68,7 @@ def test_new_adapters(bases: tuple[Path, Path], tmp_path: Path) -> None:
 def test_checks(bases: tuple[Path, Path], adapter: Path) -> None:
     ours, theirs = (verify_base(adapter, base) for base in bases)
     assert ours.modules == theirs.modules
-    assert (ours.verdict, ours.recomputed) == ("same-base", 4)
+    assert (ours.verdict, ours.recomputed) == ("same-weights", 4)
     assert verify_seed(adapter, base=bases[0]).ok
 
 
@@ -201,7 +201,7 @@ def test_the_base_of_quantized_targets_is_not_told(packed_weights: Path, adapter
     report = verify_base(adapter, packed_weights)
     assert (report.verdict, report.ok) == ("unknown", False)
     of = {module.name.rpartition(".")[2]: module for module in report.modules}
-    assert of["down_proj"].verdict == "same-base"
+    assert of["down_proj"].verdict == "same-weights"
     assert of["q_proj"].verdict == "unknown"
     assert of["q_proj"].note.endswith("q_proj.qweight (I32): the base is quantized (gptq)")
     first = "model.layers.0.self_attn.q_proj"

@@ -85,6 +85,17 @@ def open_input(path: Path) -> BinaryIO:
         raise
 
 
+def read_input(path: Path) -> bytes:
+    """All of a file; raises as `open_input`."""
+    with open_input(path) as file:
+        return file.read()
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has that name, if only a link that leads nowhere: who opens it says what is wrong with it."""
+    return os.path.lexists(path)
+
+
 def remember(path: Path, state: FileState) -> None:
     """Count a file among the inputs, as it was when it was opened: the first time counts."""
     watched = _watched.get()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import peft
 import pytest
+from damage import edit_json
 from edited_files import WEIGHTS, Tensors, edited_copy
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file
@@ -20,6 +21,8 @@ from tinylora_tools.adapters.load import Adapter
 from tinylora_tools.bases.base import Base
 from tinylora_tools.errors import MismatchError
 from tinylora_tools.formats.peft.adapter import read_adapter
+from tinylora_tools.formats.peft.expressions import SlowExpressionError
+from tinylora_tools.ops.merge.run import merge
 
 LAYERS = fixture("peft021-layers")
 NAMES = [row["name"] for row in LAYERS.modules]
@@ -130,3 +133,14 @@ def test_the_other_adapter_s_name_is_guessed(tmp_path: Path) -> None:
     assert found is not None
     assert "is called like a part of their names, such as 'o_proj'. What is missing follows" in str(found.hint)
     assert f"tinylora_tools.to_peft({adapter.path}, WHOLE, complete=True)" in str(found.hint)
+
+
+def test_what_an_expression_targets_is_asked_until_it_takes_too_long(
+    copied: Callable[[str], tuple[Path, Path]],
+) -> None:
+    """Not knowing what is targeted isn't knowing that nothing is missing."""
+    adapter, base = copied("peft020-tiny")
+    edit_json(adapter / "adapter_config.json", target_modules="(.+)+X")
+    with pytest.raises(SlowExpressionError, match="takes too long to match"):
+        merge(adapter, adapter.parent / "out", base)
+    assert not (adapter.parent / "out").exists()

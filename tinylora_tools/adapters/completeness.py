@@ -13,6 +13,7 @@ from ..bases.modules import ModelModules, Module, architecture_for, model_module
 from ..bases.selection import saved_modules, select
 from ..errors import MismatchError, TinyLoraError
 from ..formats.checkpoint import is_checkpoint
+from ..formats.peft.expressions import SlowExpressionError
 from ..wording import argument, call
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def targeted_modules(adapter: Adapter) -> Sequence[Module]:
 
     Empty where nothing tells: no base is at hand, its architecture isn't known, or the adapter was trained on another
     class of it. Where releases of transformers differ, those of the one count of which the file lacks the fewest.
+
+    Raises
+    ------
+    SlowExpressionError
+        If the configuration's expression takes too long.
     """
     return _model_and_targets(adapter)[1]
 
@@ -50,6 +56,8 @@ def _model_and_targets(adapter: Adapter) -> tuple[ModelModules | None, Sequence[
             model = model_modules(base.checkpoint, architecture, release=release)
             if _fits(adapter, model):
                 possible.append((model, select(model, config, base.path).modules))
+        except SlowExpressionError:
+            raise  # it isn't known what is targeted, and nothing may be missing
         except TinyLoraError:
             continue
     return min(possible, key=lambda found: sum(m.name not in adapter.modules for m in found[1]), default=(None, ()))

@@ -12,6 +12,7 @@ from ..bases.orientation import untransposed
 from ..bases.tensor_names import BaseNames
 from ..errors import MismatchError
 from ..formats.checkpoint import is_checkpoint
+from ..formats.digests import check_recorded
 from ..formats.packed import Packed
 from ..formats.peft.adapter import PeftAdapter
 from ..formats.peft.release import Seeding, saves_biases
@@ -38,6 +39,12 @@ def check(adapter: Adapter) -> None:
     if found:
         more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
         raise MismatchError(found[0].what + more, where=adapter.header.file.path, hint=found[0].hint)
+
+
+def check_factors(adapter: Adapter) -> None:
+    """Raise FormatError where an A or a B isn't as its file recorded it: for who doesn't read them anyway."""
+    modules = adapter.modules.values()
+    check_recorded(adapter.header.file, (info.name for parts in modules for info in (parts.A, parts.B)))
 
 
 def problems(adapter: Adapter) -> list[MismatchError]:

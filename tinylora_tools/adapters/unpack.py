@@ -20,7 +20,7 @@ from ..core.torch_arrays import check_device
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.memory_file import MemoryFile
-from ..formats.packed import CONTENT, INDEX, VALUE, Packed, content_mark, digest_of, long
+from ..formats.packed import INDEX, VALUE, Packed, check_content, digest_of, long
 from ..formats.peft.adapter import PeftAdapter, sort_keys
 from ..formats.peft.keys import factor_key, vector_key
 from ..formats.tensors import DTYPE_OF, float_dtype
@@ -63,17 +63,6 @@ def restore(
     with torch_threads(threads):
         canonical = canonical_of(base, modules, packed.config.r, dtype_of, device=where, progress=progress)
     return sort_keys(packed.path, MemoryFile(packed.path, rebuilt(packed, modules, canonical)), packed.config), notes
-
-
-def check_content(packed: Packed) -> None:
-    """Raise FormatError if what a packed adapter holds isn't what was packed."""
-    file = packed.file
-    if content_mark(file.metadata, file.tensors, file.read) != packed.text(CONTENT):
-        raise FormatError(
-            "what it holds isn't what was packed: its metadata or a tensor were changed",
-            where=packed.path,
-            hint="Get the file again, or pack the adapter again.",
-        )
 
 
 def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..core.lowrank import training_dtype
 from ..core.streams import projection
 from ..errors import UnsupportedError
+from ..formats.digests import renewed
 from ..formats.peft.adapter import WEIGHTS_NAMES, PeftAdapter
 from ..formats.peft.config import CONFIG_NAME
 from ..formats.peft.keys import factor_key
@@ -84,9 +85,9 @@ def write_adapter(
     config: Mapping[str, Any] | None,
     metadata: Mapping[str, str],
 ) -> int:
-    """Write an adapter's two files; returns the weights' bytes."""
+    """Write an adapter's two files, the weights' with the digest of each tensor; returns the weights' bytes."""
     entries = [(name, dtype_name(array.dtype), array.shape) for name, array in tensors.items()]
-    return stream_adapter(directory, entries, tensors.items(), config, metadata)
+    return stream_adapter(directory, entries, tensors.items(), config, renewed(metadata, tensors))
 
 
 def stream_adapter(
@@ -96,7 +97,7 @@ def stream_adapter(
     config: Mapping[str, Any] | None,
     metadata: Mapping[str, str],
 ) -> int:
-    """As `write_adapter`, from values that come one by one, in any order."""
+    """As `write_adapter`, from values that come one by one, in any order; digests are what `metadata` holds."""
     ordered = sorted(entries, key=lambda entry: (-DTYPE_BITS[entry[1]], entry[0]))  # as safetensors itself orders them
     written = write_tensors(directory / WEIGHTS_NAMES[0], ordered, values, {"format": "pt"} | dict(metadata))
     if config is not None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..errors import FormatError, MismatchError
+from ..inputs import read_input
 from ..wording import argument
 from .architectures.layout import generalised
 from .modules import ModelModules
@@ -27,7 +28,7 @@ _REMARKABLE = 3
 def read_module_order(path: Path) -> list[str]:
     """Module names from a file, one a line; empty lines and lines that start with `#` don't count."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_input(path).decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise FormatError("not a text file", where=path, hint="Give one module name a line, in UTF-8.") from None
     names = [line.strip().removeprefix("base_model.model.") for line in lines]

@@ -64,6 +64,8 @@ def _render_adapter(report: AdapterReport) -> None:
         "Seeds of P": report.regime,
         "Module order": _ORDERS.get(report.order_from, f"from {report.order_from}"),
     }
+    if report.digests is not None:
+        facts["Digests"] = "A, B, P and v are as the file recorded them"
     if report.head is not None:
         labels = "labels unknown" if report.head.labels is None else plural(report.head.labels, "label")
         facts["Head"] = f"{', '.join(report.head.modules)}: {labels}"

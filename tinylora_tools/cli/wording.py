@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 #: Options that aren't called what their argument is.
 _OPTIONS = {
+    "all_tensors": "--all",
     "kind": "--from",
     "record_to": "--record",
     "release": "--transformers",

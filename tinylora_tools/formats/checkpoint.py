@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
+from ..inputs import is_there
 from .json_file import read_object
 from .memory_file import MemoryFile
 from .placeholders import GATHER, refuse_pointer, said_of_spread, spread
@@ -148,7 +149,7 @@ def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
 def read_model_config(directory: Path) -> Mapping[str, Any] | None:
     """`config.json` of a model's directory; None where there is none."""
     path = directory / "config.json"
-    return read_object(path) if path.is_file() else None
+    return read_object(path) if is_there(path) else None
 
 
 def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | None) -> Checkpoint:

@@ -212,6 +212,17 @@ def content_mark(metadata: Mapping[str, str], names: Iterable[str], read: Callab
     return short(found.digest())
 
 
+def check_content(packed: Packed) -> None:
+    """Raise FormatError if what a packed adapter holds isn't what was packed."""
+    file = packed.file
+    if content_mark(file.metadata, file.tensors, file.read) != packed.text(CONTENT):
+        raise FormatError(
+            "what it holds isn't what was packed: its metadata or a tensor were changed",
+            where=packed.path,
+            hint="Get the file again, or pack the adapter again.",
+        )
+
+
 def short(data: bytes) -> str:
     """Bytes as text."""
     return base64.b64encode(data).decode().rstrip("=")

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError
 from ..inputs import FileState, open_input, remember
+from .digests import not_as_recorded, recorded_in
 from .placeholders import refuse_pointer
 from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
 
@@ -53,6 +54,8 @@ class SafetensorsFile:
         In the order of their data; offsets count from the start of the file.
     opened : OpenFile, optional
         The file that the header was read from, where it was kept open; else each reading opens it again.
+    digests : Mapping[str, str]
+        sha256 of tensors, in hex: the first reading of each compares it.
     """
 
     path: Path
@@ -63,6 +66,8 @@ class SafetensorsFile:
     opened: OpenFile | None = field(default=None, repr=False, compare=False)
     state: FileState | None = field(default=None, repr=False, compare=False)
     """The file as it was when its header was read."""
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _compared: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def read(self, name: str) -> NDArray[Any]:
         """The tensor as an array of its own."""
@@ -72,6 +77,8 @@ class SafetensorsFile:
         data = np.empty(info.nbytes, np.uint8)
         with self._open() as descriptor:
             fill(descriptor, data.data, info.start, name, self.path)
+        with self._comparing(name) as found:
+            found(data.data)
         try:
             dtype = numpy_dtype(info.dtype)
         except KeyError:
@@ -83,16 +90,35 @@ class SafetensorsFile:
     def pieces(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes in turn."""
         info = self.tensors[name]
-        with self._open() as descriptor:
+        with self._open() as descriptor, self._comparing(name) as found:
             for start in range(info.start, info.end, PIECE):
                 piece = bytearray(min(PIECE, info.end - start))
                 fill(descriptor, memoryview(piece), start, info.name, self.path)
+                found(piece)
                 yield bytes(piece)
+
+    def comparing(self) -> SafetensorsFile:
+        """The same file, whose tensors are compared with the digests that it records of them."""
+        return replace(self, digests=recorded_in(self))
 
     def remember(self) -> None:
         """Count the file among the inputs of what goes on: its header may have been read long before."""
         if self.state is not None:
             remember(self.path, self.state)
+
+    @contextmanager
+    def _comparing(self, name: str) -> Iterator[Callable[[bytearray | memoryview], object]]:
+        """What takes a tensor's bytes in turn; when all were taken, they are what was recorded, or it raises."""
+        if name not in self.digests or name in self._compared:
+            yield lambda data: None
+            return
+        import hashlib  # brings OpenSSL's library, which few files need
+
+        digest = hashlib.sha256()
+        yield digest.update
+        if digest.hexdigest() != self.digests[name]:
+            raise not_as_recorded(name, self.path)
+        self._compared.add(name)
 
     @contextmanager
     def _open(self) -> Iterator[int]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..inputs import read_input
 from .tokenizer_json import read_tokenizer_json
 
 _TOKENIZER, _CONFIG, _SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -144,7 +145,7 @@ class TokenizerFiles:
             parts |= {"the merges": model.get("merges"), "the model's settings": settings}
             parts |= {f"the {name}": whole.get(name) for name in _PIPELINE}
         else:
-            parts |= {name: self.files[name].read_bytes() for name in _VOCABULARIES if name in self.files}
+            parts |= {name: read_input(self.files[name]) for name in _VOCABULARIES if name in self.files}
         parts |= {name: self.special_tokens.get(name) for name in _SPECIAL_TOKENS}
         return parts | {name: config[name] for name in _SETTINGS if name in config}
 
@@ -171,13 +172,13 @@ class TokenizerFiles:
     def _same_bytes(self, other: TokenizerFiles) -> bool:
         return self.files.keys() == other.files.keys() and all(
             path.stat().st_size == other.files[name].stat().st_size
-            and path.read_bytes() == other.files[name].read_bytes()
+            and read_input(path) == read_input(other.files[name])
             for name, path in self.files.items()
         )
 
     def _text(self, name: str) -> str:
         path = self.files.get(name)
-        return "" if path is None else path.read_text("utf-8", errors="replace")
+        return "" if path is None else read_input(path).decode("utf-8", errors="replace")
 
     def _json(self, name: str) -> dict[str, Any]:
         """A file's JSON object, read once; empty where there is none, or it isn't one."""

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..inputs import read_input
+
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 
 #: A key that a list follows. Inside of a string its quotes would have backslashes, and a token has a number behind it.
@@ -28,7 +30,7 @@ def read_tokenizer_json(path: Path) -> Any:
     ValueError
         If it isn't JSON.
     """
-    data = path.read_bytes()
+    data = read_input(path)
     start = _MERGES.search(data)
     if start is not None:
         digest, end = _digest(data, start.end())

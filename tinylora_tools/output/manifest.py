@@ -100,23 +100,37 @@ def files_in(directory: Path) -> dict[str, Path]:
     return {name: path for name, path in named.items() if name != NAME}
 
 
+def different(recorded: Mapping[str, str], here: Mapping[str, str], kind: str) -> list[tuple[str, str]]:
+    """The names under which digests differ, and how; `kind` says what they are of, a "file" or a "tensor"."""
+    found = []
+    for name in sorted(recorded.keys() | here.keys()):
+        if name not in here:
+            found.append((name, f"this {kind} is missing"))
+        elif name not in recorded:
+            found.append((name, f"this {kind} wasn't there"))
+        elif recorded[name] != here[name]:
+            found.append((name, f"this {kind} was changed"))
+    return found
+
+
 def write_manifest(directory: Path, manifest: Manifest, made_by: str) -> None:
     """Write a manifest into a merged model's directory."""
     said = {"format": FORMAT, "version": VERSION, "made_by": made_by, **asdict(manifest)}
     (directory / NAME).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """A merged model's manifest.
+def read_manifest(path: Path) -> Manifest:
+    """A manifest, by its file or by the merged model's directory.
 
     Raises
     ------
     FormatError
         If there is none, it is damaged, or a newer release wrote it.
     """
-    path = directory / NAME
-    if not path.is_file():
-        raise FormatError(f"holds no {NAME}", where=directory, hint="Merge again, and ask for a manifest.")
+    if path.is_dir():
+        if not (path / NAME).is_file():
+            raise FormatError(f"holds no {NAME}", where=path, hint="Merge again, and ask for a manifest.")
+        path = path / NAME
     said = read_object(path)
     if said.get("format") != FORMAT or said.get("version") != VERSION:
         raise FormatError(f"isn't a manifest of version {VERSION}", where=path, hint="Update tinylora-tools.")

@@ -11,6 +11,7 @@ import numpy as np
 import peft
 import pytest
 import transformers
+from damage import without_digests
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
@@ -63,7 +64,7 @@ def test_p_comes_and_goes_bit_for_bit(tmp_path: Path) -> None:
     assert read_adapter(case.adapter).has_projections
     report = convert(case, tmp_path / "without", save_projection=False)
     assert (report.projection, read_adapter(tmp_path / "without").has_projections) == (False, False)
-    assert report.bytes_written < report.bytes_read
+    assert len(without_digests(tmp_path / "without" / "adapter_model.safetensors")) < report.bytes_read
     to_peft(tmp_path / "without", tmp_path / "with", base=case.base, save_projection=True)
     before, after = values(case.adapter), values(tmp_path / "with")
     assert before.keys() == after.keys()
@@ -126,4 +127,4 @@ def test_modules_that_the_file_lacks_are_computed(tmp_path: Path) -> None:
     report = to_peft(tmp_path / "beside", tmp_path / "out", base=base, complete=True)
     assert (report.modules, "weren't in the file" in report.warnings[0]) == (24, True)
     weights = "adapter_model.safetensors"
-    assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert without_digests(tmp_path / "out" / weights) == (tmp_path / "whole" / weights).read_bytes()

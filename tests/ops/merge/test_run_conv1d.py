@@ -59,7 +59,7 @@ def test_square_ones_are_merged_as_peft_s_forward_pass_has_them(tmp_path: Path) 
         peft.PeftModel.from_pretrained(load(), tmp_path / "anew").eval(),
     ):
         assert float((logits(made) - wanted).norm() / (wanted - plain).norm()) < 1e-5
-    assert verify_base(adapter, GPT2).verdict == "same-base"
+    assert verify_base(adapter, GPT2).verdict == "same-weights"
     with pytest.raises(UnsupportedError, match="PEFT made its factors of the weight as it is stored, not"):
         pack(adapter, tmp_path / "p.safetensors", base=GPT2)
 

@@ -159,7 +159,7 @@ def test_a_release_that_straddles_the_change_is_asked_for(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("without_olmo3")
 def test_names_that_an_unknown_base_may_have_otherwise_are_no_verdict(tmp_path: Path) -> None:
     base, adapter, _ = olmo3(tmp_path, target_modules=["q_proj"])
-    assert verify_base(adapter, base).verdict == "same-base"
+    assert verify_base(adapter, base).verdict == "same-weights"
     config = json.loads((adapter / "adapter_config.json").read_text())
     path = adapter / "adapter_model.safetensors"
     state = {
@@ -169,7 +169,7 @@ def test_names_that_an_unknown_base_may_have_otherwise_are_no_verdict(tmp_path: 
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     report = verify_base(adapter, base)
     assert (report.verdict, report.ok) == ("unknown", False)
-    assert {row.verdict for row in report.modules} == {"unknown", "same-base"}
+    assert {row.verdict for row in report.modules} == {"unknown", "same-weights"}
     assert any("no tensor for model.text.layers.0.self_attn.q_proj" in row.note for row in report.modules)
     assert "Nothing tells" in _SAID[report.verdict]
 

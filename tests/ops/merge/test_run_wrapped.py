@@ -89,7 +89,7 @@ def test_a_base_of_a_wrapped_model(rename: Callable[[str], str], base: Path, pic
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
     _, told = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"]
-    assert verify_base(adapter, wrapped).verdict == "same-base"
+    assert verify_base(adapter, wrapped).verdict == "same-weights"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_adapter_of_a_wrapped_model(wrap: Callable[[Any], Any], tmp_path: Pat
         merge(adapter, tmp_path / name, QWEN2)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     assert verify_seed(wrapped, base=QWEN2).ok
-    assert verify_base(wrapped, QWEN2).verdict == "same-base"
+    assert verify_base(wrapped, QWEN2).verdict == "same-weights"
 
 
 def test_a_state_dict_of_a_parallel_model_has_no_vectors(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 @pytest.mark.parametrize("case", FIXTURES, ids=lambda case: case.name)
 def test_every_fixture_is_its_base_s(case: Fixture) -> None:
     report = verify_base(case.adapter, case.base)
-    assert report.verdict == "same-base"
+    assert report.verdict == "same-weights"
     assert report.ok
     assert [m.name for m in report.modules] == sorted(m["name"] for m in case.modules)
 
@@ -79,7 +79,7 @@ def said(trained: tuple[Path, Path], tmp_path: Path, change: Callable[[str, Tens
 
 def test_its_own_base_agrees_bit_for_bit(trained: tuple[Path, Path]) -> None:
     report = verify_base(*trained)
-    assert report.verdict == "same-base"
+    assert report.verdict == "same-weights"
     assert report.recomputed == len(report.modules) == 14
     assert all(m.agreement is not None and m.agreement > 0.98 for m in report.modules)
 
@@ -107,7 +107,7 @@ def test_a_relative_is_told_down_to_a_thousandth(trained: tuple[Path, Path], tmp
 
 def test_one_weight_that_moved_is_enough(trained: tuple[Path, Path], tmp_path: Path) -> None:
     report = said(trained, tmp_path, drifted(0.002, only="layers.1.mlp.up_proj"))
-    assert [m.name for m in report.modules if m.verdict != "same-base"] == ["model.layers.1.mlp.up_proj"]
+    assert [m.name for m in report.modules if m.verdict != "same-weights"] == ["model.layers.1.mlp.up_proj"]
     assert report.verdict == "fine-tuned"
 
 
@@ -146,5 +146,5 @@ def test_verdicts_are_counted_the_worst_first(trained: tuple[Path, Path], tmp_pa
         return drift(name, W)
 
     report = said(trained, tmp_path, change)
-    assert list(by_verdict(report).items()) == [("other-model", 1), ("fine-tuned", 1), ("same-base", 12)]
+    assert list(by_verdict(report).items()) == [("other-model", 1), ("fine-tuned", 1), ("same-weights", 12)]
     assert report.verdict == "other-model"

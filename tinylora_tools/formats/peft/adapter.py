@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import FormatError, UnsupportedError
+from ...inputs import is_there
 from ..checkpoint import read_tensor_file
 from ..memory_file import MemoryFile
 from ..placeholders import GATHER, said_of_spread, spread
 from ..plain_names import renamed
+from ..safetensors_file import SafetensorsFile
 from ..tensors import TensorFile, TensorInfo
 from .config import CONFIG_NAME, TinyLoraConfig, read_config
 from .keys import COPY, FACTOR, LONGEST, REPLACED, VECTOR, is_adapter, plain_keys
@@ -186,9 +188,10 @@ def adapter_in(path: Path, file: TensorFile) -> PeftAdapter:
     if names := spread(file.tensors):
         raise FormatError(said_of_spread(names), where=file.path, hint=GATHER)
     config_path = file.path.parent / CONFIG_NAME
-    config = read_config(config_path) if config_path.is_file() else None
+    config = read_config(config_path) if is_there(config_path) else None
     if not is_adapter(file.tensors):
         raise UnsupportedError(_what_else(file.tensors), where=file.path, hint="Name a TinyLoRA adapter saved by PEFT.")
+    file = file.comparing() if isinstance(file, SafetensorsFile) else file
     return sort_keys(path, renamed(file, plain_keys(file.tensors)), config)
 
 

@@ -6,7 +6,6 @@ Source: peft/tuners/tinylora/config.py, and `check_target_module_exists` in peft
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from ...errors import FormatError, UnsupportedError
 from ..json_file import read_object
+from .expressions import expression
 
 CONFIG_NAME = "adapter_config.json"
 
@@ -177,10 +177,7 @@ class TinyLoraConfig:
             ("layers_pattern", self.layers_pattern),
         ):
             for pattern in patterns:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise FormatError(f"{name} names {pattern!r}, which is no expression: {error}") from None
+                expression(pattern, name)
 
     @property
     def base_class(self) -> str | None:
@@ -200,12 +197,18 @@ class TinyLoraConfig:
 
     def matches(self, name: str) -> bool:
         """Whether a module of this name is targeted by an expression, or by names: not for "all-linear" or None, which
-        the model has to tell (`bases.selection`)."""
-        if any(re.match(rf"(^|.*\.){saved}($|\..*)", name) for saved in self.saved):
+        the model has to tell (`bases.selection`).
+
+        Raises
+        ------
+        SlowExpressionError
+            For an expression that takes too long.
+        """
+        if any(expression(rf"(^|.*\.){saved}($|\..*)").match(name) for saved in self.saved):
             return False
         wanted = self.target_modules or ()
         if isinstance(wanted, str):
-            return re.fullmatch(wanted, name) is not None
+            return expression(wanted).fullmatch(name) is not None
         if name in wanted:
             return True
         if not any(name.endswith(f".{end}") for end in wanted):
@@ -216,7 +219,7 @@ class TinyLoraConfig:
         """The number of the layer that a module is in: the first number in its name, or the first after a pattern."""
         patterns = [rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\." for pattern in self.layers_pattern]
         for pattern in patterns or [r".*?\.[^.]*\.(?P<number>\d+)\."]:
-            if match := re.match(pattern, name):
+            if match := expression(pattern).match(name):
                 return int(match["number"])
         return None
 
@@ -233,10 +236,7 @@ def parse_targets(text: str) -> str | tuple[str, ...]:
     if text.lower() == ALL_LINEAR:
         return ALL_LINEAR
     if _REGEX_CHARACTERS & set(text):
-        try:
-            re.compile(text)
-        except re.error as error:
-            raise FormatError(f"{text!r} is no regular expression: {error}") from None
+        expression(text)
         return text
     return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 

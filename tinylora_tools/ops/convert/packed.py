@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.source import find_source
-from ...adapters.unpack import check_content, rebuilt
+from ...adapters.unpack import rebuilt
 from ...bases.base import Base, open_base
 from ...bases.weights import torch_threads
 from ...checks import dtype_named
 from ...core.torch_arrays import check_device
 from ...errors import UndeterminedError, UnsupportedError
-from ...formats.packed import as_packed
+from ...formats.packed import as_packed, check_content
 from ...formats.peft.release import Seeding
 from ...formats.safetensors_file import read_header
 from ...formats.safetensors_writer import write_file

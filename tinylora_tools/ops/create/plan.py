@@ -6,7 +6,6 @@ Source: peft/tuners/tinylora/model.py and peft/utils/save_and_load.py of PEFT 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.peft.config import TinyLoraConfig
+from ...formats.peft.expressions import expression
 from ...formats.peft.keys import base_key, factor_key, vector_key
 from ...formats.safetensors_file import build_header
 from ...formats.tensors import DTYPE_BITS, FLOAT_NAMES, TensorInfo
@@ -259,7 +259,7 @@ def _is_saved_embedding(name: str, model: ModelModules, selection: Selection) ->
     wanted = selection.target_modules
     if isinstance(wanted, str):
         named = [n for n in model.modules if n.rpartition(".")[2] in _SAVED_EMBEDDINGS]
-        chosen = any(re.fullmatch(wanted, n) for n in named)
+        chosen = any(expression(wanted).fullmatch(n) for n in named)
     else:
         chosen = any(n in wanted for n in _SAVED_EMBEDDINGS)
     return chosen and name in (model.input, model.output)

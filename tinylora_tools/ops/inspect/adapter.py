@@ -10,7 +10,8 @@ from typing import Any
 from ...adapters.head import head_of
 from ...adapters.load import Adapter
 from ...adapters.provenance import regime
-from ...adapters.soundness import described
+from ...adapters.soundness import check_factors, described
+from ...formats.digests import KEY
 from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
 
@@ -48,7 +49,8 @@ class HeadRow:
 
 @dataclass(frozen=True, slots=True)
 class AdapterReport:
-    """All that `tinylora inspect` says of an adapter. `trainable_*` count the vectors v alone."""
+    """All that `tinylora inspect` says of an adapter. `trainable_*` count the vectors v alone; `digests` counts the
+    tensors whose sha256 the file records, None where it records none."""
 
     kind: str
     path: str
@@ -58,6 +60,7 @@ class AdapterReport:
     stored_parameters: int
     tensor_bytes: int
     file_bytes: int
+    digests: int | None
     contents: list[Part]
     groups: int
     head: HeadRow | None
@@ -71,7 +74,15 @@ class AdapterReport:
 
 
 def inspect_adapter(adapter: Adapter) -> AdapterReport:
-    """Describe an adapter from its headers, its vectors and its P; A and B aren't read."""
+    """Describe an adapter from its headers, its vectors and its P; A and B are read only where their digests are
+    recorded, and compared with them.
+
+    Raises
+    ------
+    FormatError
+        If A, B, P or v isn't as it was recorded.
+    """
+    check_factors(adapter)
     header, numbering = adapter.header, adapter.numbering
     index, group = numbering.index or {}, numbering.group or {}
     rows = [
@@ -98,6 +109,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
         stored_parameters=sum(info.parameters for info in stored),
         tensor_bytes=sum(info.nbytes for info in stored),
         file_bytes=header.file.path.stat().st_size,
+        digests=len(stored) if KEY in header.file.metadata else None,
         contents=_contents(header),
         groups=len(header.vectors),
         head=None if head is None else HeadRow(list(head.modules), head.labels),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...adapters.soundness import notes_on_packed
 from ...errors import FormatError
-from ...formats.packed import INDEX, VALUE, Packed
+from ...formats.packed import INDEX, VALUE, Packed, check_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,14 @@ class PackedReport:
 
 
 def inspect_packed(packed: Packed) -> PackedReport:
-    """Describe a packed adapter from its header.
+    """Describe a packed adapter from its file alone.
 
     Raises
     ------
     FormatError
-        If its metadata are damaged.
+        If its metadata are damaged, or what it holds isn't what was packed.
     """
+    check_content(packed)
     tensors = packed.file.tensors
     vectors = [info for name, info in tensors.items() if name.startswith("v.")]
     corrections = [tensors[name] for name in (INDEX, VALUE) if name in tensors]

@@ -15,6 +15,7 @@ from ...bases.quantization import plain_group
 from ...bases.tensor_names import BaseNames
 from ...core.residual import Triplets
 from ...errors import MismatchError, UnsupportedError
+from ...formats.digests import check_recorded
 from ...formats.tensors import FLOAT_NAMES, numpy_dtype, same_values
 from .words import Change, Source, Update
 
@@ -84,6 +85,7 @@ def _replaced(change: Change, parameter: str, adapter: Adapter, names: BaseNames
         )
     if info.dtype not in FLOAT_NAMES:
         raise UnsupportedError(f"{info.name} is stored as {info.dtype}", where=file.path)
+    check_recorded(file, [info.name])  # its bytes are copied unseen
     source = Source(file, info)
     if change.replacement is not None and not same(change.replacement, source):
         raise MismatchError(

@@ -11,6 +11,7 @@ from ...formats.checkpoint import SAFETENSORS_INDEX, Checkpoint
 from ...formats.safetensors_file import SafetensorsFile, build_header
 from ...formats.tensors import DTYPE_OF, FLOAT_NAMES
 from ...formats.torch_file import TorchFile
+from ...inputs import read_input
 from .words import Outcome, OutputFile, Settled, Source
 
 
@@ -65,7 +66,7 @@ def index_of(base: Checkpoint, files: Sequence[OutputFile]) -> bytes | None:
         info.nbytes == base.stored(info.name).nbytes for f in files for info, _ in f.tensors if info.name in base
     )
     if kept_size and weight_map == base.index["weight_map"]:
-        return (base.path / SAFETENSORS_INDEX).read_bytes()
+        return read_input(base.path / SAFETENSORS_INDEX)
     total = sum(info.nbytes for file in files for info, _ in file.tensors)
     stated = base.index.get("metadata")
     metadata = {**(stated if isinstance(stated, dict) else {}), "total_size": total}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...adapters import soundness
 from ...adapters.load import ModuleOrder, order_in
 from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
@@ -115,7 +116,10 @@ def merge(
     copied = model_files(at.path, chosen.tokenizer)
     _check_space(output, plan.size + sum(path.stat().st_size for path in copied.values()))
     results: list[TensorResult] = []
-    if not dry_run:
+    if dry_run:
+        for adapter in opened:
+            soundness.check_factors(adapter)
+    else:
         with staged_directory(output, force=force, inputs=inputs) as directory:
             copy_model_files(at.path, directory, chosen.tokenizer)
             results = _write(directory, plan, device, threads, verify_base, progress)

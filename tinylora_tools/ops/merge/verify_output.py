@@ -18,7 +18,16 @@ from ...formats.checkpoint import Checkpoint, read_checkpoint
 from ...formats.memory_file import MemoryFile
 from ...formats.peft.config import CONFIG_NAME
 from ...formats.tensors import TensorFile, TensorInfo
-from ...output.manifest import NAME, Contents, Manifest, contents_of, files_in, read_manifest, write_manifest
+from ...output.manifest import (
+    NAME,
+    Contents,
+    Manifest,
+    contents_of,
+    different,
+    files_in,
+    read_manifest,
+    write_manifest,
+)
 from ...progress import NoProgress, Progress
 from ...sources.locate import locate
 from ...wording import argument
@@ -199,15 +208,7 @@ def _different_files(part: str, recorded: Contents, here: Contents) -> list[Diff
 
 
 def _different(part: str, recorded: Mapping[str, str], here: Mapping[str, str], kind: str) -> list[Difference]:
-    found = []
-    for name in sorted(recorded.keys() | here.keys()):
-        if name not in here:
-            found.append(Difference(part, name, f"this {kind} is missing"))
-        elif name not in recorded:
-            found.append(Difference(part, name, f"this {kind} wasn't there"))
-        elif recorded[name] != here[name]:
-            found.append(Difference(part, name, f"this {kind} was changed"))
-    return found
+    return [Difference(part, name, what) for name, what in different(recorded, here, kind)]
 
 
 def _formed_again(

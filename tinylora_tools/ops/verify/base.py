@@ -8,7 +8,7 @@ of a weight that moved by a thousandth in nine of ten entries only.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from ...adapters import soundness
 from ...adapters.load import Adapter
-from ...adapters.source import find_source, name_the_base
+from ...adapters.source import PACKED, find_source, name_the_base
 from ...bases.base import Base, open_base
 from ...bases.modules import Module
 from ...bases.orientation import factored_as_stored, is_transposed
 from ...bases.quantization import plain_group
+from ...bases.scaled_weight import ScaledWeight
 from ...bases.tensor_names import BaseNames
 from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...core.lowrank import training_dtype
@@ -35,26 +36,34 @@ from ...errors import MismatchError, TinyLoraError, UndeterminedError, Unsupport
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
+from ...wording import argument
 from ..opened import AdapterLike
+from .recorded import Comparison, Record, TensorDifference, compare_with_records, manifests_of
 
-Verdict = Literal["same-base", "other-dtype", "fine-tuned", "other-model", "unknown"]
+Verdict = Literal["same-weights", "other-dtype", "fine-tuned", "other-model", "unknown"]
+
+_NO_RECORD = (
+    "nothing at hand records the base's tensors: {} names a model that was merged from it with a manifest, "
+    "and what comes from the Hub (hf://owner/name) has the Hub's digests"
+)
 
 #: From good to bad; the worst of the modules' verdicts is the adapter's.
-_ORDER: tuple[Verdict, ...] = ("same-base", "other-dtype", "unknown", "fine-tuned", "other-model")
+_ORDER: tuple[Verdict, ...] = ("same-weights", "other-dtype", "unknown", "fine-tuned", "other-model")
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleVerdict:
     """One module's check.
 
-    `rho` is its residual over s_1, None where the factors are zero or are of another shape; `agreement` the share of
-    the entries of A and B that a recomputation gives bit for bit (for 16-bit factors), None where none was made;
-    `difference` the largest distance of a recomputed vector; `gap` the smallest distance between singular values over
-    s_1.
+    `tensor` is the base's weight that the factors were compared with, None where none could be. `rho` is its residual
+    over s_1, None where the factors are zero or are of another shape; `agreement` the share of the entries of A and B
+    that a recomputation gives bit for bit (for 16-bit factors), None where none was made; `difference` the largest
+    distance of a recomputed vector; `gap` the smallest distance between singular values over s_1.
     """
 
     name: str
     verdict: Verdict
+    tensor: str | None
     rho: float | None
     agreement: float | None
     difference: float | None
@@ -66,12 +75,23 @@ class ModuleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class BaseReport:
-    """All that `tinylora verify-base` says."""
+    """All that `tinylora verify-base` says.
+
+    `verdict` is on the targeted weights alone. `tensors` counts the base's; `records` are what every one of them was
+    compared with (`all_tensors`), as far as they are recorded, `differences` what isn't as it was recorded.
+    `not_compared` names the tensors that weren't compared: with a record, where that was asked, else with factors. `ok`
+    is the answer to what was asked.
+    """
 
     adapter: str
     base: str
     verdict: Verdict
     ok: bool
+    all_tensors: bool
+    tensors: int
+    records: list[Record]
+    differences: list[TensorDifference]
+    not_compared: list[str]
     modules: list[ModuleVerdict]
     recomputed: int
     largest_rho: float | None
@@ -83,17 +103,26 @@ def verify_base(
     adapter: AdapterLike,
     base: str | Path | Base | None = None,
     *,
+    all_tensors: bool = False,
+    against: str | Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> BaseReport:
-    """Check every module's factors against the base's weight.
+    """Check every module's factors against the base's weight; and every tensor against a record, if that is asked.
 
     Parameters
     ----------
     adapter : path, or open adapter
     base : path, optional
         By default the one that the adapter names, if it is at hand.
+    all_tensors : bool
+        Compare every tensor, bit for bit, with what is recorded of it: by the manifest in the base's directory, where
+        that is a merged model's, by the Hub, of files that came from it, or by a packed adapter. What nothing records
+        is said to be not compared, and the answer isn't yes then.
+    against : path, optional
+        A merged model with a manifest, or its manifest alone, that tells of the base it was merged into; asks for
+        `all_tensors`.
     device, threads
         Where weights are factored, and with how many of torch's threads.
     progress : Progress, optional
@@ -111,22 +140,44 @@ def verify_base(
     if at is None:
         hint = name_the_base(source.base_name)
         raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
+    everything = all_tensors or against is not None
+    manifests = manifests_of(at, against) if everything else []
     with torch_threads(threads):
         opened = source.open(at, device=device, progress=progress)
         found, hints = _verdicts(opened, at, where, progress)
     modules = [found[name] for name in opened.modules]
     worst: Verdict = max((m.verdict for m in modules), key=_ORDER.index, default="unknown")
+    seen, compared = _looked_at(modules, at), Comparison()
+    if everything:
+        packed = (source.path, seen) if source.form == PACKED else None
+        compared = compare_with_records(at, manifests, packed, threads or 2, progress)
+        hints += compared.notes if compared.records else [_NO_RECORD.format(argument("against", ...))]
+    told = compared.compared if everything else frozenset(seen)
+    left = [name for name in at.checkpoint.shard_of if name not in told]
+    as_recorded = not everything or not (compared.differences or left)
     return BaseReport(
         adapter=str(opened.path),
         base=str(at.path),
         verdict=worst,
-        ok=worst in ("same-base", "other-dtype"),
+        ok=worst in ("same-weights", "other-dtype") and as_recorded,
+        all_tensors=everything,
+        tensors=len(at.checkpoint.shard_of),
+        records=list(compared.records),
+        differences=list(compared.differences),
+        not_compared=left,
         modules=modules,
         recomputed=sum(m.difference is not None for m in modules),
         largest_rho=max((m.rho for m in modules if m.rho is not None), default=None),
         seconds=time.perf_counter() - started,
         warnings=[*soundness.described(opened), *hints],
     )
+
+
+def _looked_at(modules: Sequence[ModuleVerdict], base: Base) -> list[str]:
+    """The base's tensors that were compared with factors: weights, and the scales that they are read with."""
+    weights = dict.fromkeys(module.tensor for module in modules if module.tensor is not None)
+    scaled = (source for name in weights if isinstance(source := base.checkpoint.source(name), ScaledWeight))
+    return [*weights, *(source.scale_name for source in scaled)]
 
 
 def _verdicts(
@@ -142,13 +193,13 @@ def _verdicts(
             there.append(_module(names, adapter, name))
         except UnsupportedError as error:  # quantized, say
             dtype = adapter.training_dtype(name)
-            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, dtype, "", error.what)
+            found[name] = ModuleVerdict(name, "unknown", None, None, None, None, None, dtype, "", error.what)
             hints.setdefault(error.hint or error.what, name)
         except (MismatchError, UndeterminedError) as error:
             dtype = adapter.training_dtype(name)
             # A base whose architecture isn't known may call the module otherwise.
             what: Verdict = "other-model" if base.architecture or _is_there(names, name) else "unknown"
-            found[name] = ModuleVerdict(name, what, None, None, None, None, dtype, "", error.what)
+            found[name] = ModuleVerdict(name, what, None, None, None, None, None, dtype, "", error.what)
     work = partial(_check, base.checkpoint, adapter, device)
     for module, verdict in over_modules("Verifying", there, work, device=device, progress=progress, where=base.path):
         found[module.name] = verdict
@@ -184,11 +235,14 @@ def _check(base: Checkpoint, adapter: Adapter, device: torch.device, module: Mod
 
     def verdict(what: Verdict, rho: float | None, note: str = "", found: Recomputed | None = None) -> ModuleVerdict:
         agreement, difference, gap = (found.agreement, found.difference, found.gap) if found else (None, None, None)
-        return ModuleVerdict(module.name, what, rho, agreement, difference, gap, factors_dtype, base_dtype, note)
+        figures = rho, agreement, difference, gap
+        return ModuleVerdict(module.name, what, module.tensor.name, *figures, factors_dtype, base_dtype, note)
 
     if not triplets.S.size:
         zero = not np.any(stored)
-        return verdict("same-base" if zero else "other-model", None, "the factors are zero, as those of a zero weight")
+        return verdict(
+            "same-weights" if zero else "other-model", None, "the factors are zero, as those of a zero weight"
+        )
     rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
     of_residual = verdict_on(rho, factors_dtype, base_dtype)
     if of_residual != "own":
@@ -199,12 +253,14 @@ def _check(base: Checkpoint, adapter: Adapter, device: torch.device, module: Mod
     rounded = stored if same_dtype else _rounded(stored, factors_dtype)
     found = recompute(as_matrix(rounded, module, device), A, B, factors_dtype)
     if not found.determined:
-        return verdict("same-base" if same_dtype else "other-dtype", rho, "close singular values: not settled", found)
+        return verdict(
+            "same-weights" if same_dtype else "other-dtype", rho, "close singular values: not settled", found
+        )
     if not found.same:
         if {factors_dtype, base_dtype} == {"bfloat16", "float16"}:
             return verdict("other-dtype", rho, "two roundings hide smaller changes", found)
         return verdict("fine-tuned", rho, found=found)
-    return verdict("same-base" if same_dtype else "other-dtype", rho, found=found)
+    return verdict("same-weights" if same_dtype else "other-dtype", rho, found=found)
 
 
 def _rounded(stored: NDArray[Any], dtype: str) -> NDArray[Any]:

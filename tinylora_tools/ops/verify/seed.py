@@ -98,6 +98,7 @@ def verify_seed(
             progress=progress,
         )
         soundness.check(opened)
+        soundness.check_factors(opened)
         notes = opened.notes
         verdict, checks = _verify(opened, at, against, tolerance)
     if record_to is not None:

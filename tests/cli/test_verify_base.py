@@ -43,7 +43,10 @@ def test_verify_base_names_the_worst_first(copied: Copied, tinylora: Run) -> Non
     assert lines[0] == f"{adapter} against {base}"
     assert lines[1].startswith("  14 modules: 1 fine-tuned, 13 same-base; ")
     rows = [line.split()[:2] for line in lines if line.startswith("model.layers.")]
-    assert (len(rows), rows[0]) == (10, [moved, "fine-tuned"])
-    assert lines[-2] == "  and 4 more; --json has all"
-    assert lines[-1] == "The factors are of a relative of this base: its weights have moved since."
+    assert (len(rows), rows[0]) == (14, [moved, "fine-tuned"])
+    assert lines[-3:-1] == [
+        f"fine-tuned: {moved}",
+        "The factors are of a relative of this base: its weights have moved since.",
+    ]
+    assert lines[-1].startswith("  next: Merge into the base that the adapter was trained on")
     assert len(json.loads(tinylora("verify-base", adapter, "--base", base, "--json").out)["modules"]) == 14

@@ -60,7 +60,7 @@ def base_name(source: str | Path) -> str:
     """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return _repository(source).id
-    resolved = Path(source).expanduser().resolve()
+    resolved = expanded(source).resolve()
     try:
         return str(resolved.relative_to(Path.cwd()))
     except ValueError:

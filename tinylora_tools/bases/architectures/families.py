@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
+from ...sources.locate import expanded
 from ...wording import call
 
 DATA = Path(__file__).parents[2] / "data" / "architectures.jsonl"
@@ -46,7 +47,7 @@ def described_by(path: str | Path | None) -> Iterator[None]:
     global _given
     before = _given
     try:
-        _given = before if path is None else read_family(Path(path).expanduser())
+        _given = before if path is None else read_family(expanded(path))
         yield
     finally:
         _given = before

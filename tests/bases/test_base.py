@@ -19,13 +19,26 @@ QWEN2 = ROOT / "bases" / "qwen2-bf16"
 def test_a_directory_and_a_file_of_it_are_the_same_base() -> None:
     for path in (QWEN2, QWEN2 / "model.safetensors"):
         base = open_base(path)
-        assert (base.path, base.directory) == (path, QWEN2)
+        assert (base.path, base.directory) == (QWEN2, QWEN2)
         assert base.config == json.loads((QWEN2 / "config.json").read_text())
         assert base.architecture is not None
         assert (base.architecture.model_type, base.architecture.class_name) == ("qwen2", "Qwen2ForCausalLM")
         assert base.checkpoint.shard_of.keys() == tensors(QWEN2).keys()
         assert base.require_model() is base
         assert open_base(base) is base
+
+
+def test_a_shard_and_a_file_beside_the_model_are_not_the_model(tmp_path: Path) -> None:
+    shard = ROOT / "bases" / "llama-sharded-bf16" / "model-00001-of-00003.safetensors"
+    shutil.copytree(QWEN2, tmp_path / "base")
+    (tmp_path / "base" / "pytorch_model.bin").write_bytes(
+        (ROOT / "bases" / "llama-pickled-fp32" / "pytorch_model.bin").read_bytes()
+    )
+    for path in (shard, tmp_path / "base" / "pytorch_model.bin"):
+        base = open_base(path)
+        assert base.path == path
+        with pytest.raises(FormatError, match="a weights file by itself, not a whole model"):
+            base.require_directory()
 
 
 def test_what_was_read_once_stays(tmp_path: Path) -> None:

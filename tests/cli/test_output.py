@@ -13,18 +13,9 @@ from pathlib import Path
 import pytest
 from fixture_data import ROOT, fixture
 
-from tinylora_tools.cli.output import Output, bars, new_table, print_error, print_json, print_table, printable, size
+from tinylora_tools.cli.output import Output, print_error, print_json
+from tinylora_tools.cli.screens.blocks import Text
 from tinylora_tools.errors import FormatError
-
-
-def test_names_from_files_cannot_steer_the_terminal() -> None:
-    assert printable("a\x1b[31mb\x07\u202ec\ud800\n") == "a\\x1b[31mb\\x07\\u202ec\\ud800\\n"
-
-
-def test_sizes() -> None:
-    assert [size(n) for n in (1, 26, 9999, 10_000, 999_499_999, 3_090_000_000)] == [
-        "1 byte", "26 bytes", "9999 bytes", "10 kB", "999 MB", "3.09 GB",
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Report:
 
 def test_reports_as_json_are_ascii_whatever_names_hold(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("Ü\ud800\x1b", ["ß"])
-    Output(as_json=True).report(report, lambda _: pytest.fail("rendered"))
+    Output("json").report(report, lambda _: pytest.fail("rendered"))
     printed = capsys.readouterr()
     assert printed.out.isascii()
     assert json.loads(printed.out) == {"name": "Ü\ud800\x1b", "warnings": ["ß"]}
@@ -54,15 +45,12 @@ def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == {"rho": None, "all": [None, [1.5, None]]}
 
 
-def test_tables_in_a_pipe_keep_long_names_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    table, name = new_table("Index", "Module", left=("Module",)), "model." + "layer." * 60 + "q_proj"
-    table.add_row("7", name)
-    print_table(table)
-    assert ["7", name] in [line.split() for line in capsys.readouterr().out.splitlines()]
-
-
-def test_bars() -> None:
-    assert bars([1.0, 0.5, 0.25, 0.07, 0.06, 0.0, 7.0, -1.0]) == "█▄▂▁  █ "
+def test_what_a_warning_says_once_is_not_repeated_behind_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output()
+    out.warn("early")
+    out.report(Report("x", ["early", "late"]), lambda report: [Text(report.name)])
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("x\n", "warning: early\nwarning: late\n")
 
 
 def test_progress_is_for_terminals_alone(tmp_path: Path) -> None:

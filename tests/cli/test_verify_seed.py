@@ -27,7 +27,8 @@ def test_verify_seed_says_what_drew_an_adapters_p(tinylora: Run) -> None:
         "Drawn by torch-cpu-scalar, rounded to float32",
         "4 of 4 modules as expected",
     ]
-    assert "stored P torch-cpu-scalar identical 0 0.0e+00 4 of 4 modules identical" in lines
+    assert "stored P torch-cpu-scalar identical 0 0.0e+00" in lines
+    assert "stored P, torch-cpu-scalar: 4 of 4 modules identical" in lines
     assert any(line.startswith("stored P torch-cpu-avx2 differs ") for line in lines)
     assert lines[-1] == "All agree."
 
@@ -47,7 +48,8 @@ def test_a_p_that_was_tampered_with_fails_by_name(copied: Copied, tinylora: Run)
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert "3 of 4 modules as expected" in lines
     assert any(line.startswith(f"P of {module} torch-cpu-scalar DIFFERS 1 ") for line in lines)
-    assert lines[-1] == "Not all agree."
+    assert lines[-2] == "Not all agree."
+    assert lines[-1].startswith("next: The P in the file count, and load as they are.")
     result = tinylora("verify-seed", adapter, "--json")
     report = json.loads(result.out)
     assert (result.code, report["ok"], report["adapter"]["mismatched"]) == (1, False, [module])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..formats.checkpoint import Checkpoint, is_checkpoint, read_checkpoint, read_model_config
+from ..formats.checkpoint import Checkpoint, is_checkpoint, is_whole, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
 from .architectures.architecture import Architecture
 from .architectures.named import from_config
@@ -64,13 +64,27 @@ class Base:
             )
         return self
 
+    def require_directory(self) -> Base:
+        """Raise FormatError for a weights file that isn't all of a model, such as a shard."""
+        if not self.path.is_dir():
+            hint = "Name the directory that holds the base's config.json and all of its weights."
+            raise FormatError("is a weights file by itself, not a whole model", where=self.path, hint=hint)
+        return self
+
 
 def open_base(base: str | Path | Base) -> Base:
-    """A base by its path or its Hub repository, or one that is open already.
+    """A base by its path or its Hub repository, or one that is open already. Where a model's directory has one weights
+    file, that stands for the directory.
 
     Raises
     ------
     FormatError
         If there is nothing at the path.
     """
-    return base if isinstance(base, Base) else Base(locate(base), base_name(base))
+    if isinstance(base, Base):
+        return base
+    path = locate(base)
+    if path.is_file() and is_whole(path):
+        path = path.parent
+        return Base(path, base_name(path))
+    return Base(path, base_name(base))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .options import SOURCE, force_option, output_option, output_options
-from .output import Output, plural, printable
+from .output import Output
+from .screens.blocks import Block, Text
+from .screens.words import plural
 
 if TYPE_CHECKING:
     from ..ops.architecture.run import ArchitectureReport
@@ -38,18 +41,22 @@ def command(base: str, output: Path | None, trust_remote_code: bool, force: bool
     out.report(report, _render)
 
 
-def _render(report: ArchitectureReport) -> None:
+def _render(report: ArchitectureReport) -> Iterator[Block]:
+    yield Text(f"{report.class_name} of transformers {report.transformers} ({report.model_type})")
     kinds = ", ".join(f"{count} {kind}" for kind, count in report.modules.items())
-    click.echo(f"{printable(report.class_name)} of transformers {report.transformers} ({printable(report.model_type)})")
-    click.echo(f"  modules   {kinds or 'no checkpoint here to count them'}")
+    yield _fact("modules", kinds or "no checkpoint here to count them")
     for members in report.ties:
-        click.echo(f"  tied      {printable(' = '.join(members))}")
+        yield _fact("tied", " = ".join(members))
     for name, factor in report.scaled.items():
-        click.echo(f"  scaled    {printable(name)} by {factor:.6g}")
+        yield _fact("scaled", f"{name} by {factor:.6g}")
     for name, stored in report.renamed.items():
-        click.echo(f"  stored    {printable(name)} as {printable(stored)}")
+        yield _fact("stored", f"{name} as {stored}")
     for what, names in (("missing", report.missing), ("extra", report.unexpected)):
         if names:
-            click.echo(f"  {what:<9} {plural(len(names), 'name')}, such as {printable(names[0])}")
+            yield _fact(what, f"{plural(len(names), 'name')}, such as {names[0]}")
     if report.output is not None:
-        click.secho(f"{printable(report.output)} describes {', '.join(map(printable, report.classes))}.", bold=True)
+        yield Text(f"{report.output} describes {', '.join(report.classes)}.", "bold")
+
+
+def _fact(label: str, text: str) -> Text:
+    return Text(f"{label:<9} {text}", indent=2, hang=10)

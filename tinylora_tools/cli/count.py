@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .config_options import adapter_dtype_option, adapter_options
 from .options import SOURCE, output_options
-from .output import Output, new_table, plural, print_facts, print_table, printable, size
+from .output import Output
+from .screens.blocks import Block, Facts, Table, columns
+from .screens.words import plural, size
 
 if TYPE_CHECKING:
     from ..ops.create.count import CountReport
@@ -35,10 +39,11 @@ def command(out: Output, **given: Any) -> None:
     """
     from ..ops.create.count import count
 
-    out.report(count(**given), _render)
+    report = count(**given)
+    out.report(report, _render, rows="groups" if report.budget is None else "settings")
 
 
-def _render(report: CountReport) -> None:
+def _render(report: CountReport) -> Iterator[Block]:
     wanted = report.target_modules
     targets = wanted if isinstance(wanted, str) else ", ".join(wanted)
     trainable = f"{plural(report.trainable_parameters, 'parameter')} in {plural(len(report.groups), 'group')}"
@@ -56,30 +61,29 @@ def _render(report: CountReport) -> None:
         "Embeddings": (report.embedding_parameters, "stored whole, not trained"),
     }
     facts |= {label: f"{plural(n, 'parameter')}, {what}" for label, (n, what) in apart.items() if n}
-    print_facts("TinyLoRA adapter", f"of {report.base}", facts)
-    if report.budget is None:
-        _render_groups(report)
-    else:
-        _render_budget(report)
+    yield Facts("TinyLoRA adapter", f"of {report.base}", facts)
+    yield _groups(report) if report.budget is None else _budget(report)
 
 
-def _render_groups(report: CountReport) -> None:
-    table = new_table("Group", "Parameters", "Modules", "Shared by", left=("Shared by",))
+def _groups(report: CountReport) -> Table:
+    rows = []
     for group in report.groups:
         first, last = group.modules[0], group.modules[-1]
-        shared = first if first == last else f"{first} to {last}"
-        table.add_row(str(group.group), str(group.parameters), str(len(group.modules)), printable(shared))
-    print_table(table)
+        rows.append((str(group.group), str(group.parameters), str(len(group.modules)), first, last))
+    titles = columns("Group", "Parameters", "Modules", "From", "To", names=("From", "To"))
+    return Table(titles, rows, kinds=_alike(report), of="group")
 
 
-def _render_budget(report: CountReport) -> None:
-    table = new_table("u", "Weight tying", "Groups", "Parameters", "bf16")
-    for s in report.settings:
-        table.add_row(
-            str(s.u),
-            f"{s.weight_tying:g}",
-            str(s.groups),
-            str(s.trainable_parameters),
-            size(2 * s.trainable_parameters),
-        )
-    print_table(table)
+def _alike(report: CountReport) -> Table:
+    """Groups of as many parameters and modules, as one row."""
+    sizes = Counter((group.parameters, len(group.modules)) for group in report.groups)
+    rows = [(str(groups), str(parameters), str(modules)) for (parameters, modules), groups in sizes.items()]
+    return Table(columns("Groups", "Parameters each", "Modules each"), rows)
+
+
+def _budget(report: CountReport) -> Table:
+    rows = [
+        (str(s.u), f"{s.weight_tying:g}", str(s.groups), str(s.trainable_parameters), size(2 * s.trainable_parameters))
+        for s in report.settings
+    ]
+    return Table(columns("u", "Weight tying", "Groups", "Parameters", "bf16"), rows, of="setting")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .config_options import target_options
 from .options import SOURCE, device_option, force_option, output_option, output_options, threads_option
-from .output import Output, bars, new_table, plural, print_table, print_written, printable
+from .output import Output
 from .process import keep_freed_memory
+from .screens.blocks import Block, Table, Text, columns, written
+from .screens.words import bars, by_kind, extent, plural
 
 if TYPE_CHECKING:
     from ..ops.factor import FactorReport, ModuleFactors
@@ -39,33 +42,32 @@ def command(out: Output, **given: Any) -> None:
 
     with out.progress() as progress:
         report = factor(progress=progress, **given)
-    out.report(report, _render)
+    out.report(report, _render, rows="modules")
 
 
-def _render(report: FactorReport) -> None:
+def _render(report: FactorReport) -> Iterator[Block]:
     line = f"{plural(len(report.modules), 'module')}, {plural(report.rank, 'triplet')} each"
     line += f", {report.reused} reused" if report.reused else ""
-    print_written(report.output, report.bytes_written, report.seconds, line)
-    kinds: dict[str, list[ModuleFactors]] = {}
-    for module in report.modules:
-        kinds.setdefault(module.name.rpartition(".")[2], []).append(module)
-    table = new_table(
-        "Layers", "Count", "Shape", "s_1", "Spectrum", "Residual", "Gap", left=("Layers", "Shape", "Spectrum")
-    )
-    for kind, modules in kinds.items():
-        first, last = (f(m.singular_values[0] for m in modules) for f in (min, max))
+    yield from written(report.output, report.bytes_written, report.seconds, line)
+    rows = []
+    for kind, modules in by_kind(report.modules).items():
         shapes = dict.fromkeys(tuple(m.shape) for m in modules)
-        table.add_row(
-            printable(kind),
-            str(len(modules)),
-            " ".join(f"{out} x {into}" for out, into in list(shapes)[:2]) + (" ..." if len(shapes) > 2 else ""),
-            f"{first:.3g}" if f"{first:.3g}" == f"{last:.3g}" else f"{first:.3g} to {last:.3g}",
-            bars(_mean_spectrum(modules)),
-            f"{max(m.residual for m in modules):.0e}",
-            f"{min(m.gap for m in modules):.0e}",
+        rows.append(
+            (
+                kind,
+                str(len(modules)),
+                " ".join(f"{out} x {into}" for out, into in list(shapes)[:2]) + (" ..." if len(shapes) > 2 else ""),
+                extent((m.singular_values[0] for m in modules), "{:.3g}"),
+                bars(_mean_spectrum(modules)),
+                f"{max(m.residual for m in modules):.0e}",
+                f"{min(m.gap for m in modules):.0e}",
+            )
         )
-    print_table(table)
-    click.echo("\nSpectrum: the first singular values over s_1, on average. Residual, gap: the worst, over s_1.")
+    titles = columns(
+        "Layers", "Count", "Shape", "s_1", "Spectrum", "Residual", "Gap", names=("Layers",), texts=("Shape", "Spectrum")
+    )
+    yield Table(titles, rows)
+    yield Text("Spectrum: the first singular values over s_1, on average. Residual, gap: the worst, over s_1.")
 
 
 def _mean_spectrum(modules: list[ModuleFactors]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ import click
 
 from .config_options import adapter_dtype_option, adapter_options
 from .options import SOURCE, device_option, force_option, output_option, output_options, stream_option, threads_option
-from .output import Output, plural, print_written
+from .output import Output
 from .process import keep_freed_memory
+from .screens.blocks import Block, written
+from .screens.words import plural
 
 if TYPE_CHECKING:
     from ..formats.peft.config import TinyLoraConfig
@@ -51,7 +54,7 @@ def command(config: TinyLoraConfig, base_model: str | None, out: Output, **given
     out.report(report, _render)
 
 
-def _render(report: InitReport) -> None:
+def _render(report: InitReport) -> Iterator[Block]:
     line = f"{plural(report.modules, 'module')} in {plural(report.groups, 'group')}, "
     line += plural(report.trainable_parameters, "trainable parameter")
-    print_written(report.output, report.bytes_written, report.seconds, line)
+    yield from written(report.output, report.bytes_written, report.seconds, line)

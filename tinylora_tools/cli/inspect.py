@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import SOURCE, base_option, numbering_options, output_options
-from .output import Output, new_table, plural, print_facts, print_table, printable, size
+from .output import Output
+from .screens.blocks import Block, Facts, Table, columns
+from .screens.words import by_kind, extent, plural, size, some_of
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
@@ -34,22 +37,20 @@ def command(out: Output, **given: Any) -> None:
     """
     from ..ops.inspect.run import inspect
 
-    out.report(inspect(**given), _render)
+    report = inspect(**given)
+    out.report(report, _render, rows=_ROWS.get(report.kind))
 
 
-def _render(report: AdapterReport | PackedReport | CheckpointReport) -> None:
+def _render(report: AdapterReport | PackedReport | CheckpointReport) -> Iterator[Block]:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.packed import PackedReport
 
     if isinstance(report, AdapterReport):
-        _render_adapter(report)
-    elif isinstance(report, PackedReport):
-        _render_packed(report)
-    else:
-        _render_checkpoint(report)
+        return _render_adapter(report)
+    return _render_packed(report) if isinstance(report, PackedReport) else _render_checkpoint(report)
 
 
-def _render_adapter(report: AdapterReport) -> None:
+def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     config = report.config or {}
     settings = [
         f"{key}={config[key]}" for key in ("r", "u", "weight_tying", "projection_seed", "bias") if key in config
@@ -69,19 +70,40 @@ def _render_adapter(report: AdapterReport) -> None:
     if report.head is not None:
         labels = "labels unknown" if report.head.labels is None else plural(report.head.labels, "label")
         facts["Head"] = f"{', '.join(report.head.modules)}: {labels}"
-    print_facts("TinyLoRA adapter", report.path, facts)
-    contents = new_table("Content", "Tensors", "Parameters", "Bytes")
-    for part in report.contents:
-        contents.add_row(_CONTENTS[part.part], f"{part.tensors:,}", f"{part.parameters:,}", size(part.bytes))
-    print_table(contents)
-    modules = new_table("Index", "Group", "Rank", "Shape", "Module", left=("Shape", "Module"))
-    for row in report.modules:
-        place = ("-" if number is None else str(number) for number in (row.index, row.group))
-        modules.add_row(*place, str(row.rank), f"{row.out_features} x {row.in_features}", printable(row.name))
-    print_table(modules)
+    yield Facts("TinyLoRA adapter", report.path, facts)
+    contents = [
+        (_CONTENTS[part.part], f"{part.tensors:,}", f"{part.parameters:,}", size(part.bytes))
+        for part in report.contents
+    ]
+    yield Table(columns("Content", "Tensors", "Parameters", "Bytes", texts=("Content",)), contents)
+    modules = [
+        (*map(_place, (row.index, row.group)), str(row.rank), f"{row.out_features} x {row.in_features}", row.name)
+        for row in report.modules
+    ]
+    titles = columns("Index", "Group", "Rank", "Shape", "Module", names=("Module",), texts=("Shape",))
+    yield Table(titles, modules, kinds=_kinds(report), of="module")
 
 
-def _render_packed(report: PackedReport) -> None:
+def _place(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _kinds(report: AdapterReport) -> Table:
+    """The modules by their kind of layer."""
+    rows = [
+        (
+            kind,
+            str(len(modules)),
+            "-" if any(m.group is None for m in modules) else str(len({m.group for m in modules})),
+            extent(m.rank for m in modules),
+            some_of(dict.fromkeys(f"{m.out_features} x {m.in_features}" for m in modules), 2),
+        )
+        for kind, modules in by_kind(report.modules).items()
+    ]
+    return Table(columns("Layers", "Count", "Groups", "Rank", "Shape", names=("Layers",), texts=("Shape",)), rows)
+
+
+def _render_packed(report: PackedReport) -> Iterator[Block]:
     facts = {
         "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(report.groups, 'group')}: "
         f"{size(report.trainable_bytes)} as stored",
@@ -93,8 +115,11 @@ def _render_packed(report: PackedReport) -> None:
     }
     if report.other_bytes:
         facts["Other tensors"] = size(report.other_bytes)
-    print_facts("TinyLoRA adapter, packed", report.path, facts)
+    yield Facts("TinyLoRA adapter, packed", report.path, facts)
 
+
+#: What a kind of report has a row each of.
+_ROWS = {"tinylora-adapter": "modules", "checkpoint": "layers"}
 
 _ORDERS = {"given": "from --module-order", "unknown": "unknown"}
 
@@ -110,7 +135,7 @@ _CONTENTS = {
 }
 
 
-def _render_checkpoint(report: CheckpointReport) -> None:
+def _render_checkpoint(report: CheckpointReport) -> Iterator[Block]:
     facts = {
         "Architecture": report.architecture or "unknown",
         "Parameters": f"{report.parameters:,} in {plural(report.tensors, 'tensor')}",
@@ -120,14 +145,10 @@ def _render_checkpoint(report: CheckpointReport) -> None:
         facts["Quantized"] = report.quantization
     if report.tied:
         facts["Tied"] = "; ".join(" = ".join(group) for group in report.tied)
-    print_facts("Checkpoint", report.path, facts)
+    yield Facts("Checkpoint", report.path, facts)
     for title, counts in (("Dtype", report.dtypes), ("Layers", report.layers)):
-        table = new_table(title, "Tensors", "Parameters", "Bytes")
-        for label, count in counts.items():
-            table.add_row(label, f"{count.tensors:,}", f"{count.parameters:,}", size(count.bytes))
-        print_table(table)
+        rows = [(label, f"{c.tensors:,}", f"{c.parameters:,}", size(c.bytes)) for label, c in counts.items()]
+        yield Table(columns(title, "Tensors", "Parameters", "Bytes", texts=(title,)), rows)
     if len(report.shards) > 1:
-        table = new_table("Shard", "Tensors", "Bytes")
-        for shard in report.shards:
-            table.add_row(printable(shard.name), f"{shard.tensors:,}", size(shard.bytes))
-        print_table(table)
+        shards = [(shard.name, f"{shard.tensors:,}", size(shard.bytes)) for shard in report.shards]
+        yield Table(columns("Shard", "Tensors", "Bytes", names=("Shard",)), shards, of="shard")

@@ -18,8 +18,10 @@ from .. import __version__
 from ..errors import TinyLoraError
 from ..inputs import watching_inputs
 from ..wording import worded_by
-from .output import print_error, print_json, printable
+from .output import print_error, print_json
 from .process import end_on_signals, keep_standard_streams
+from .screens.paragraph import paragraph
+from .screens.terminal import print_lines, terminal_of
 from .wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
@@ -121,10 +123,8 @@ def main() -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort) as error:
-            kept = (
-                printable(str(error.__cause__ or error)) or "nothing half-written was kept"
-            )  # click wraps the interrupt
-            click.echo(f"Interrupted; {kept}.", err=True)
+            kept = str(error.__cause__ or error) or "nothing half-written was kept"  # click wraps the interrupt
+            print_lines(paragraph(f"Interrupted; {kept}.", terminal_of(sys.stderr).room.width), err=True)
             sys.exit(130)
         except (TinyLoraError, OSError, MemoryError, ImportError, RuntimeError) as error:
             said = explained(error)

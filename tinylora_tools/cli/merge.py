@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +22,11 @@ from .options import (
     several,
     stream_option,
 )
-from .output import Output, plural, print_written
+from .output import Output
 from .process import keep_freed_memory, leave_threads_to_us
+from .screens.blocks import Block, Text, written
+from .screens.heat import heat_map
+from .screens.words import plural
 
 if TYPE_CHECKING:
     from ..ops.merge.report import MergeReport
@@ -93,10 +97,11 @@ def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, *
         keep_freed_memory()  # for the factors; sums have buffers of their own
     with out.progress() as progress:
         report = merge(sources, scale=scale, progress=progress, **given)
-    out.report(report, _render)
+    maps = out.rows != "auto" or out.save is not None
+    out.report(report, lambda report: _render(report, maps), rows="modules")
 
 
-def _render(report: MergeReport) -> None:
+def _render(report: MergeReport, maps: bool) -> Iterator[Block]:
     replaced = f"{plural(report.tensors_replaced, 'tensor')} replaced, " if report.tensors_replaced else ""
     dequantized = f"{report.tensors_dequantized} more dequantized, " if report.tensors_dequantized else ""
     copied = f"{plural(report.tensors_copied, 'tensor')} copied unchanged"
@@ -118,4 +123,7 @@ def _render(report: MergeReport) -> None:
         fit = f"fit the adapter's factors to a residual of {max(rhos):.1e}"
         lines.append(f"{plural(len(rhos), 'targeted weight')} {fit}; {report.tensors_copied:,} not looked at")
     verb = "Would write" if report.dry_run else "Wrote"
-    print_written(report.output, report.bytes_written, report.seconds, *lines, verb=verb)
+    yield from written(report.output, report.bytes_written, report.seconds, *lines, verb=verb)
+    if maps and report.modules:
+        yield Text("Of the update's norm, rounding changed:")
+        yield heat_map({module.name: module.delta_error for module in report.modules}, "{:.2%}".format)

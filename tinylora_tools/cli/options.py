@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ..checks import DTYPES, SHORT_DTYPES
 from ..errors import FormatError
-from ..sources.locate import checked
-from .output import Output
+from ..sources.locate import checked, expanded
+from .output import Output, check_picture
+from .screens.forms import FORMS
+from .screens.page import Rows
+from .screens.picture import ENDINGS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -64,7 +68,30 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
         return name.strip().replace("-", "_"), said.strip()
 
 
+class OutputPath(click.Path):
+    """A path to write to, with its ~."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not os.fspath(value):
+            self.fail("an empty path names nothing.", param, ctx)
+        return expanded(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class Picture(OutputPath):
+    """A picture's file, by its ending."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = super().convert(value, param, ctx)
+        if path.suffix not in ENDINGS:
+            self.fail(f"{value} ends neither in {' nor in '.join(ENDINGS)}.", param, ctx)
+        return path
+
+
 FINITE = Finite()
+OUTPUT = OutputPath()
 SOURCE = Source()
 THREADS = click.IntRange(min=1)
 
@@ -86,23 +113,41 @@ def numbering_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--json and -q; the command gets its `Output` as `out`."""
+    """How a command speaks: --format and --json, --rows, --save and -q; the command gets its `Output` as `out`."""
 
     @wraps(function)
-    def run(*arguments: Any, as_json: bool, quiet: bool, **given: Any) -> Any:
-        return function(*arguments, out=Output(as_json, quiet), **given)
+    def run(*arguments: Any, form: str, as_json: bool, rows: Rows, save: Path | None, quiet: bool, **given: Any) -> Any:
+        forced, force = "force" in given, given.get("force", False)
+        if save is not None:
+            check_picture(save, force=force, forced=forced)
+        out = Output("json" if as_json else form, quiet, rows, save, force)
+        return function(*arguments, out=out, **given)
 
     return all_of(
-        click.option("--json", "as_json", is_flag=True, help="Print JSON with stable keys on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress and no report; warnings and errors stay."),
+        click.option(
+            "--format",
+            "form",
+            type=click.Choice(FORMS),
+            default="table",
+            show_default=True,
+            help="What the report on stdout is: a screen, JSON with stable keys, Markdown, or CSV of its rows.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="The same as --format json."),
+        click.option(
+            "--rows",
+            type=click.Choice(get_args(Rows)),
+            default="auto",
+            show_default=True,
+            help="Of long tables: what fits on a terminal (all in a pipe), all rows, or a row a kind of layer.",
+        ),
+        click.option("--save", type=Picture(), metavar="FILE", help="Draw the report into FILE: .svg or .html."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress and no screen; warnings and errors stay."),
     )(run)
 
 
 def output_option(metavar: str, text: str, *, required: bool = True) -> Decorator:
     """-o, the path of what is written."""
-    return click.option(
-        "-o", "--output", required=required, type=click.Path(path_type=Path), metavar=metavar, help=text
-    )
+    return click.option("-o", "--output", required=required, type=OUTPUT, metavar=metavar, help=text)
 
 
 force_option: Decorator = click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
@@ -118,7 +163,7 @@ def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--architecture: the model of a description is known while the command runs."""
 
     @wraps(function)
-    def run(*arguments: Any, architecture: Path | None, **given: Any) -> Any:
+    def run(*arguments: Any, architecture: str | None, **given: Any) -> Any:
         from ..bases.architectures.families import described_by
 
         with described_by(architecture):
@@ -126,7 +171,7 @@ def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
     return click.option(
         "--architecture",
-        type=click.Path(path_type=Path),
+        type=SOURCE,
         metavar="FILE",
         help="What `tinylora architecture` wrote of the base's model: for models that the data lack.",
     )(run)

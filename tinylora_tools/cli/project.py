@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,11 @@ from .options import (
     output_options,
     stream_option,
 )
-from .output import Output, plural, printable
+from .output import Output
+from .screens.blocks import Block, Text
+from .screens.paragraph import paragraph
+from .screens.terminal import print_lines
+from .screens.words import plural
 
 if TYPE_CHECKING:
     from ..ops.project import ProjectReport
@@ -84,13 +89,17 @@ def command(
         report = project_seeds(
             seed, u, r, count or 1, stream=stream, dtype=dtype or "float32", output=output, force=force
         )
-    out.report(report, lambda report: _render(report, digest))
+    if digest and report.output and not out.quiet:
+        print_lines(paragraph(_written(report), None), err=True)
+    out.report(report, lambda report: _render(report, digest), rows="tensors")
 
 
-def _render(report: ProjectReport, digest: bool) -> None:
-    if digest:
-        for tensor in report.tensors:
-            click.echo(f"{tensor.sha256}  {printable(tensor.name)}")
-    if report.output:
-        drawn = f"{plural(len(report.tensors), 'projection')} drawn, {report.stream}"
-        click.echo(f"Wrote {printable(report.output)}: {drawn}", err=digest)
+def _render(report: ProjectReport, digest: bool) -> Iterator[Block]:
+    if digest:  # as sha256sum has them, alone
+        yield from (Text(f"{tensor.sha256}  {tensor.name}") for tensor in report.tensors)
+    elif report.output:
+        yield Text(_written(report))
+
+
+def _written(report: ProjectReport) -> str:
+    return f"Wrote {report.output}: {plural(len(report.tensors), 'projection')} drawn, {report.stream}"

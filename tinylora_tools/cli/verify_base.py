@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import SOURCE, architecture_option, base_option, device_option, output_options, threads_option
-from .output import Output, new_table, plural, print_table, printable
+from .output import Output
 from .process import keep_freed_memory
+from .screens.blocks import Block, Items, Table, Text, columns
+from .screens.words import by_kind, plural, scientific, some_of
 
 if TYPE_CHECKING:
-    from ..ops.verify.base import BaseReport
+    from ..ops.verify.base import BaseReport, ModuleVerdict
 
 _BY = {"manifest": "the manifest", "hub": "the Hub's digest of", "packed": "the packed adapter"}
-
-#: How many of differences, and of names of what wasn't compared, are shown.
-_SHOWN = 20
-_NAMED = 3
 
 _SAID = {
     "same-weights": "The targeted weights fit the adapter's factors",
@@ -25,6 +24,12 @@ _SAID = {
     "fine-tuned": "The factors are of a relative of this base: its weights have moved since",
     "other-model": "The factors are of another model",
     "unknown": "Nothing tells whether all targeted weights fit the adapter's factors",
+}
+
+_NEXT = {
+    "fine-tuned": "Merge into the base that the adapter was trained on; on this one its update is another.",
+    "other-model": "Name the base that the adapter was trained on: --base DIR.",
+    "unknown": "The notes say what keeps weights from being compared.",
 }
 
 
@@ -65,45 +70,64 @@ def command(out: Output, **given: Any) -> int:
 
     with out.progress() as progress:
         report = verify_base(progress=progress, **given)
-    out.report(report, _render)
+    out.report(report, _render, rows="modules")
     return 0 if report.ok else 1
 
 
-def _render(report: BaseReport) -> None:
+def _render(report: BaseReport) -> Iterator[Block]:
     from ..ops.verify.base import by_verdict
 
-    click.echo(f"{printable(report.adapter)} against {printable(report.base)}")
     counts = ", ".join(f"{count} {verdict}" for verdict, count in by_verdict(report).items())
-    click.echo(f"  {plural(len(report.modules), 'module')}: {counts or 'none'}; {report.recomputed} factored anew")
-    table = new_table(
-        "Module", "Verdict", "Residual", "Agreement", "Difference", "Gap", "Note", left=("Module", "Verdict", "Note")
+    yield Text(f"{report.adapter} against {report.base}")
+    modules = plural(len(report.modules), "module")
+    yield Text(f"{modules}: {counts or 'none'}; {report.recomputed} factored anew", indent=2)
+    worst_first = sorted(report.modules, key=lambda m: (m.verdict == report.verdict, m.rho or 0.0), reverse=True)
+    titles = ("Verdict", "Residual", "Agreement", "Difference", "Gap")
+    yield Table(
+        columns("Module", *titles, names=("Module",), texts=("Verdict",)),
+        [(m.name, m.verdict, *_figures([m])) for m in worst_first],
+        kinds=_kinds(worst_first, titles),
+        notes=[(m.name, m.note) for m in worst_first if m.note],
+        of="module",
     )
-    shown = sorted(report.modules, key=lambda m: (m.verdict == report.verdict, m.rho or 0.0), reverse=True)[:10]
-    for m in shown:
-        figures = (m.rho, None, m.difference, m.gap)
-        texts = ["" if x is None else f"{x:.1e}" for x in figures]
-        texts[1] = "" if m.agreement is None else f"{m.agreement:.2%}"
-        table.add_row(printable(m.name), m.verdict, *texts, printable(m.note))
-    print_table(table)
-    if len(report.modules) > len(shown):
-        click.echo(f"  and {len(report.modules) - len(shown)} more; --json has all")
+    if report.verdict in _NEXT:
+        names = [m.name for m in worst_first if m.verdict == report.verdict]
+        yield Text(f"{report.verdict}: {some_of(names, 5)}")
     if report.all_tensors:
-        _render_records(report)
-    said = f"{_SAID[report.verdict]}; {_of_the_others(report)}."
-    click.secho(said, bold=True, fg="green" if report.ok else "red")
+        yield from _records(report)
+    yield Text(f"{_SAID[report.verdict]}; {_of_the_others(report)}.", "good" if report.ok else "bad")
+    if report.verdict in _NEXT:
+        yield Text(f"next: {_NEXT[report.verdict]}", indent=2)
 
 
-def _render_records(report: BaseReport) -> None:
+def _kinds(modules: Sequence[ModuleVerdict], titles: Sequence[str]) -> Table:
+    """Modules by their kind of layer and their verdict, each with its worst figures."""
+    rows = []
+    for verdict in dict.fromkeys(m.verdict for m in modules):
+        for kind, alike in by_kind(m for m in modules if m.verdict == verdict).items():
+            rows.append((kind, str(len(alike)), verdict, *_figures(alike)))
+    return Table(columns("Layers", "Count", *titles, names=("Layers",), texts=("Verdict",)), rows)
+
+
+def _figures(modules: Sequence[ModuleVerdict]) -> tuple[str, str, str, str]:
+    """The largest residual, the least agreement, the largest difference and the smallest gap, where there are any."""
+    agreement = min((m.agreement for m in modules if m.agreement is not None), default=None)
+    return (
+        scientific(max((m.rho for m in modules if m.rho is not None), default=None)),
+        "" if agreement is None else f"{agreement:.2%}",
+        scientific(max((m.difference for m in modules if m.difference is not None), default=None)),
+        scientific(min((m.gap for m in modules if m.gap is not None), default=None)),
+    )
+
+
+def _records(report: BaseReport) -> Iterator[Block]:
+    """What tensors were compared with, what differs, and what wasn't compared."""
     for record in report.records:
-        click.echo(f"  {plural(record.tensors, 'tensor')} compared by {_BY[record.kind]} {printable(record.path)}")
-    for one in report.differences[:_SHOWN]:
-        click.echo(f"  {printable(one.name)}: {printable(one.what)}")
-    if len(report.differences) > _SHOWN:
-        click.echo(f"  and {len(report.differences) - _SHOWN} more; --json has all")
+        yield Text(f"{plural(record.tensors, 'tensor')} compared by {_BY[record.kind]} {record.path}", indent=2)
+    if report.differences:
+        yield Items([f"{one.name}: {one.what}" for one in report.differences], of="difference")
     if report.not_compared:
-        names = ", ".join(map(printable, report.not_compared[:_NAMED]))
-        more = f" and {len(report.not_compared) - _NAMED:,} more" if len(report.not_compared) > _NAMED else ""
-        click.echo(f"  not compared: {names}{more}")
+        yield Text(f"not compared: {some_of(report.not_compared)}", indent=2)
 
 
 def _of_the_others(report: BaseReport) -> str:

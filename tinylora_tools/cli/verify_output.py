@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import SOURCE, THREADS, architecture_option, base_option, output_options
-from .output import Output, plural, printable
+from .output import Output
 from .process import keep_freed_memory, leave_threads_to_us
+from .screens.blocks import Block, Items, Text
+from .screens.words import plural
 
 if TYPE_CHECKING:
     from ..ops.merge.verify_output import OutputReport
-
-#: Of differences, how many are shown.
-_SHOWN = 20
 
 
 @click.command("verify-output")
@@ -42,18 +42,16 @@ def command(out: Output, adapters: tuple[str, ...], **given: Any) -> int:
 
     with out.progress() as progress:
         report = verify_output(adapters=adapters or None, progress=progress, **given)
-    out.report(report, _render)
+    out.report(report, _render, rows="differences")
     return 0 if report.ok else 1
 
 
-def _render(report: OutputReport) -> None:
-    click.echo(f"{printable(report.output)}: {plural(report.files, 'file')}, {plural(report.tensors, 'tensor')}")
+def _render(report: OutputReport) -> Iterator[Block]:
     looked_at = [name for name, seen in (("base", report.base), ("adapters", report.adapters)) if seen]
-    click.echo(f"  {' and '.join(looked_at) or 'neither base nor adapters'} looked at")
-    click.echo(f"  {plural(report.recomputed, 'tensor')} formed again")
-    for one in report.differences[:_SHOWN]:
-        click.echo(f"  {printable(one.part)}: {printable(one.name)}: {printable(one.what)}")
-    if len(report.differences) > _SHOWN:
-        click.echo(f"  and {len(report.differences) - _SHOWN} more; --json has all")
+    yield Text(f"{report.output}: {plural(report.files, 'file')}, {plural(report.tensors, 'tensor')}")
+    yield Text(f"{' and '.join(looked_at) or 'neither base nor adapters'} looked at", indent=2)
+    yield Text(f"{plural(report.recomputed, 'tensor')} formed again", indent=2)
+    if report.differences:
+        yield Items([f"{one.part}: {one.name}: {one.what}" for one in report.differences], of="difference")
     text = "All is as it was recorded." if report.ok else f"{plural(len(report.differences), 'difference')}."
-    click.secho(text, bold=True, fg="green" if report.ok else "red")
+    yield Text(text, "good" if report.ok else "bad")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, base_option, force_option, numbering_options, output_options
-from .output import Output, new_table, print_table, printable
+from .options import OUTPUT, SOURCE, base_option, force_option, numbering_options, output_options
+from .output import Output
 from .process import keep_freed_memory
+from .screens.blocks import Block, Table, Text, columns
+from .screens.words import scientific
 
 if TYPE_CHECKING:
+    from ..ops.verify.adapter import AdapterVerdict
+    from ..ops.verify.check import Check
     from ..ops.verify.seed import VerifyReport
 
 
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which of this machine's devices to verify.",
 )
-@click.option("--record", "record_to", type=click.Path(path_type=Path), metavar="FILE", help="Write a golden file.")
+@click.option("--record", "record_to", type=OUTPUT, metavar="FILE", help="Write a golden file.")
 @click.option("--golden", type=SOURCE, metavar="FILE", help="Check against a golden file.")
 @force_option
 @output_options
@@ -63,38 +67,52 @@ def command(out: Output, **given: Any) -> int:
 
     with out.progress() as progress:
         report = verify_seed(progress=progress, **given)
-    out.report(report, _render)
+    out.report(report, _render, rows="checks")
     return 0 if report.ok else 1
 
 
-def _render(report: VerifyReport) -> None:
-    found = report.adapter
-    if found is not None:
-        seed = f"{found.seed}" + (f" + {found.offset}" if found.offset is not None else "")
-        click.echo(f"Seeds of P: {found.regime}, seed {seed}")
-        if found.stream:
-            click.echo(f"Drawn by {found.stream}, rounded to {found.dtype}")
-        click.echo(f"{found.matched} of {found.modules} modules as expected")
-        if found.delta_difference is not None:
-            click.echo(
-                f"{len(found.machine_dependent)} modules depend on the machine, "
-                f"their updates by at most {found.delta_difference:.1e} of their norm"
-            )
-    table = new_table("Check", "Stream", "Result", "ulp", "abs", "Note", left=("Check", "Stream", "Result", "Note"))
-    for check in report.checks:
-        if check.identical is None:
-            result = "ok" if check.ok else "FAILED"
-        else:
-            result = "identical" if check.identical else "differs" if check.ok else "DIFFERS"
-        table.add_row(
-            printable(check.name),
+def _render(report: VerifyReport) -> Iterator[Block]:
+    if report.adapter is not None:
+        yield from _drawn(report.adapter)
+    rows = [
+        (
+            check.name,
             check.stream or "",
-            result,
+            _result(check),
             "" if check.max_ulp is None else str(check.max_ulp),
-            "" if check.max_abs is None else f"{check.max_abs:.1e}",
-            printable(check.note),
+            scientific(check.max_abs),
         )
-    print_table(table)
-    for name in report.skipped:
-        click.echo(f"skipped {name}")
-    click.secho("All agree." if report.ok else "Not all agree.", bold=True, fg="green" if report.ok else "red")
+        for check in report.checks
+    ]
+    titles = columns("Check", "Stream", "Result", "ulp", "abs", names=("Check",), texts=("Stream", "Result"))
+    notes = [(_called(check, report.checks), check.note) for check in report.checks if check.note]
+    yield Table(titles, rows, notes=notes, of="check")
+    if report.skipped:
+        yield Text(f"Skipped: {'; '.join(report.skipped)}.")
+    yield Text("All agree." if report.ok else "Not all agree.", "good" if report.ok else "bad")
+    yield from (Text(f"next: {hint}", indent=2) for hint in dict.fromkeys(c.hint for c in report.checks) if hint)
+
+
+def _drawn(found: AdapterVerdict) -> Iterator[Block]:
+    seed = f"{found.seed}" + (f" + {found.offset}" if found.offset is not None else "")
+    yield Text(f"Seeds of P: {found.regime}, seed {seed}")
+    if found.stream:
+        yield Text(f"Drawn by {found.stream}, rounded to {found.dtype}")
+    yield Text(f"{found.matched} of {found.modules} modules as expected")
+    if found.delta_difference is not None:
+        yield Text(
+            f"{len(found.machine_dependent)} modules depend on the machine, their updates by at most "
+            f"{found.delta_difference:.1e} of their norm"
+        )
+
+
+def _called(check: Check, checks: Sequence[Check]) -> str:
+    """A check's name, with the stream where others have it too."""
+    alone = sum(other.name == check.name for other in checks) == 1
+    return check.name if alone or not check.stream else f"{check.name}, {check.stream}"
+
+
+def _result(check: Check) -> str:
+    if check.identical is None:
+        return "ok" if check.ok else "FAILED"
+    return "identical" if check.identical else "differs" if check.ok else "DIFFERS"

@@ -135,6 +135,13 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
     )
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a weights file is all that `read_checkpoint` takes of its directory, where a config.json is too."""
+    directory = path.parent
+    first = next((name for name in _EXPECTED if (directory / name).is_file()), None)
+    return path.name == first and first in (SAFETENSORS_NAME, _BIN_NAME) and (directory / "config.json").is_file()
+
+
 def read_tensor_file(path: Path, *, keep_open: bool = False) -> TensorFile:
     """One weights file: safetensors by its header alone, anything else by its pickle, which isn't run."""
     if path.suffix == ".safetensors":

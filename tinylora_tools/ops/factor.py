@@ -29,6 +29,7 @@ from ..formats.safetensors_writer import write_file, write_tensors
 from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
+from ..sources.locate import expanded
 from ..workers import Workers
 
 
@@ -108,7 +109,7 @@ def factor(
         (without `force`), or is a file of the base's; a device that isn't there.
     """
     started = time.perf_counter()
-    at, output, config = open_base(base), Path(output).expanduser(), config or TinyLoraConfig()
+    at, output, config = open_base(base), expanded(output), config or TinyLoraConfig()
     if config.r < 1:
         raise FormatError(f"r={config.r}, expected a positive integer")
     where = check_device(device)

@@ -22,6 +22,7 @@ from ..formats.tensors import float_dtype
 from ..inputs import watches_inputs
 from ..output.companions import copy_adapter_files
 from ..output.staging import staged_directory, staged_file
+from ..sources.locate import expanded
 from .opened import AdapterLike, opened_for
 
 
@@ -98,7 +99,7 @@ def project_seeds(
     tensors = {f"P.{i}": P.astype(narrow) for i, P in enumerate(drawn)}
     if output is not None:
         metadata = _provenance(stream, dtype) | {"seed": str(seed), "u": str(u), "r": str(r), "count": str(count)}
-        with staged_file(Path(output).expanduser(), force=force) as path:
+        with staged_file(expanded(output), force=force) as path:
             write_file(path, tensors, metadata)
     rows = [DrawnTensor(name, one, P.shape, digest(P)) for (name, P), one in zip(tensors.items(), seeds, strict=True)]
     return ProjectReport(stream, dtype, str(output) if output else None, rows, [])
@@ -137,7 +138,7 @@ def project(
     TinyLoraError
         Where a P can't be drawn (the order isn't known, the seed is lost), and for an output that can't be written.
     """
-    output = Path(output).expanduser()
+    output = expanded(output)
     (opened,), inputs = opened_for(
         output,
         adapter,

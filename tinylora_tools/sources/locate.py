@@ -37,7 +37,7 @@ def locate(source: str | Path) -> Path:
         raise FormatError("an empty path names nothing", hint="Write . for the directory that you are in.")
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return _download(source)
-    path = _expanded(named)
+    path = expanded(named)
     if not path.exists():
         hint = "Check the spelling."
         if named.count("/") == 1 and not named.startswith((".", "~", "/")):
@@ -60,7 +60,7 @@ def base_name(source: str | Path) -> str:
     """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return _repository(source).id
-    resolved = Path(source).expanduser().resolve()
+    resolved = expanded(source).resolve()
     try:
         return str(resolved.relative_to(Path.cwd()))
     except ValueError:
@@ -70,7 +70,7 @@ def base_name(source: str | Path) -> str:
 def locate_base(name: str, revision: str | None, beside: Path) -> Path | None:
     """The base that an adapter's configuration names, where it is at hand: a directory (relative to the current one or
     to the adapter's, `beside`), or a repository that the Hub cache already holds. Nothing is downloaded."""
-    for path in (_expanded(name), beside / name):
+    for path in (expanded(name), beside / name):
         with suppress(OSError):  # of another machine or person, it may lie where one may not look, or can't be a name
             if path.is_dir():
                 return path
@@ -86,7 +86,7 @@ def locate_base(name: str, revision: str | None, beside: Path) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _expanded(source: str) -> Path:
+def expanded(source: str | Path) -> Path:
     """A path with its ~; that of nobody who is known here is a name as others."""
     try:
         return Path(source).expanduser()

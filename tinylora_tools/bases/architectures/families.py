@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ...formats.json_file import read_object
+from ...sources.locate import expanded
 from ...wording import call
 from .checked import require_sound
 
@@ -48,7 +49,7 @@ def described_by(path: str | Path | None) -> Iterator[None]:
     global _given
     before = _given
     try:
-        _given = before if path is None else read_family(Path(path).expanduser())
+        _given = before if path is None else read_family(expanded(path))
         yield
     finally:
         _given = before

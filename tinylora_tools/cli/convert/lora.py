@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +21,10 @@ from ..options import (
     stream_option,
     threads_option,
 )
-from ..output import Output, plural, print_written
+from ..output import Output
 from ..process import keep_freed_memory
+from ..screens.blocks import Block, written
+from ..screens.words import plural
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def command(
     out.report(report, _render)
 
 
-def _render(report: LoraReport) -> None:
+def _render(report: LoraReport) -> Iterator[Block]:
     ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
     line = f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
-    print_written(report.output, report.bytes_written, report.seconds, line)
+    yield from written(report.output, report.bytes_written, report.seconds, line)

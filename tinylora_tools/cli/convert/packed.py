@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +17,10 @@ from ..options import (
     stream_option,
     threads_option,
 )
-from ..output import Output, plural, print_written, size
+from ..output import Output
 from ..process import keep_freed_memory
+from ..screens.blocks import Block, written
+from ..screens.words import plural, size
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ def command(adapter: str, find: Callable[[str], Source], out: Output, **given: A
     out.report(report, _render)
 
 
-def _render(report: PackReport) -> None:
+def _render(report: PackReport) -> Iterator[Block]:
     line = f"{size(report.payload_bytes)} of v, {plural(report.corrections, 'correction')}"
     line += f", {size(report.other_bytes)} of other tensors" if report.other_bytes else ""
     exactly = "restores bit for bit" if report.identical else f"restores updates within {report.error:.1e}"
-    print_written(report.output, report.bytes_written, report.seconds, f"{line}; {exactly}")
+    yield from written(report.output, report.bytes_written, report.seconds, f"{line}; {exactly}")

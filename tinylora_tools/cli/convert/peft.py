@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,8 +18,10 @@ from ..options import (
     stream_option,
     threads_option,
 )
-from ..output import Output, plural, print_written
+from ..output import Output
 from ..process import keep_freed_memory
+from ..screens.blocks import Block, written
+from ..screens.words import plural
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def command(adapter: str, find: Callable[[str], Source], out: Output, **given: A
     out.report(report, _render)
 
 
-def _render(report: PeftReport) -> None:
+def _render(report: PeftReport) -> Iterator[Block]:
     line = f"{plural(report.modules, 'module')}, {'with' if report.projection else 'without'} P"
     line += f", {plural(report.left_out, 'tensor')} of other adapters left out" if report.left_out else ""
-    print_written(report.output, report.bytes_written, report.seconds, line)
+    yield from written(report.output, report.bytes_written, report.seconds, line)

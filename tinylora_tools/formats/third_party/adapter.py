@@ -105,7 +105,11 @@ class Settings:
 
     def path(self, name: str, why: str) -> Path:
         """As `text`, the path of a file."""
-        return Path(self.text(name, why)).expanduser()
+        path = Path(self.text(name, why))
+        try:
+            return path.expanduser()
+        except RuntimeError:  # the ~ of nobody who is known here
+            return path
 
     def finish(self) -> None:
         """Raise FormatError for a setting that nobody asked for."""

@@ -20,6 +20,7 @@ from ...bases.architectures.layout import KINDS, generalised
 from ...bases.base import Base, open_base
 from ...errors import FormatError, TinyLoraError, UndeterminedError, UnsupportedError
 from ...output.staging import check_file, staged_file
+from ...sources.locate import expanded
 from ...wording import argument
 from .classes import classes_of
 from .describe import describe
@@ -96,7 +97,7 @@ def architecture(
     at = open_base(base)
     if at.config is None:
         raise FormatError("no config.json here, which would tell the model", where=at.path, hint="Name its directory.")
-    target = None if output is None else Path(output).expanduser()
+    target = None if output is None else expanded(output)
     if target is not None:
         check_file(target, force=force)
     with _quietly_offline():

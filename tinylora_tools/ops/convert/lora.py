@@ -26,6 +26,7 @@ from ...formats.safetensors_writer import write_file
 from ...inputs import watches_inputs
 from ...output.staging import staged_directory
 from ...progress import Progress
+from ...sources.locate import expanded
 from ...wording import argument, call
 from ..opened import AdapterLike, opened_for
 from ..scales import one_each
@@ -112,7 +113,7 @@ def to_lora(
     dtype = dtype_named("dtype", dtype)
     one_of("server", server, ("peft", "vllm"))
     one_of("release", release, (None, "4", "5"))
-    output = Path(output).expanduser()
+    output = expanded(output)
     loaded, inputs = opened_for(
         output,
         adapters,

@@ -26,6 +26,7 @@ from ...formats.safetensors_writer import write_file
 from ...inputs import watches_inputs
 from ...output.staging import check_file, keep_apart, require_ending, staged_file
 from ...progress import NoProgress, Progress
+from ...sources.locate import expanded
 from ...wording import argument, call
 from ..opened import AdapterLike
 from .packed_content import Packing, content_of
@@ -101,7 +102,7 @@ def pack(
     """
     started = time.perf_counter()
     v_dtype = dtype_named("v_dtype", v_dtype, "auto")
-    output, progress = Path(output).expanduser(), progress or NoProgress()
+    output, progress = expanded(output), progress or NoProgress()
     check_file(output, force=force)
     require_ending(output)
     where, at, source = check_device(device), open_base(base), find_source(adapter)

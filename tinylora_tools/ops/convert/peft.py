@@ -22,6 +22,7 @@ from ...inputs import watches_inputs
 from ...output.companions import copy_adapter_files
 from ...output.staging import staged_directory
 from ...progress import Progress
+from ...sources.locate import expanded
 from ..opened import AdapterLike, opened_for
 
 
@@ -88,7 +89,7 @@ def to_peft(
     """
     started = time.perf_counter()
     adapter_dtype = None if adapter_dtype is None else dtype_named("adapter_dtype", adapter_dtype)
-    output = Path(output).expanduser()
+    output = expanded(output)
     (opened,), inputs = opened_for(
         output,
         adapter,

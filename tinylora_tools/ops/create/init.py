@@ -28,6 +28,7 @@ from ...formats.tensors import FLOAT_NAMES, numpy_dtype
 from ...inputs import watches_inputs
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
+from ...sources.locate import expanded
 from .plan import NewTensor, Plan, missing_head, model_for, plan_adapter, require_kinds
 
 
@@ -92,7 +93,7 @@ def init(
     started = time.perf_counter()
     at_least("init_seed", init_seed, 0)
     adapter_dtype = dtype_named("adapter_dtype", adapter_dtype, "auto")
-    where, output = check_device(device), Path(output).expanduser()
+    where, output = check_device(device), expanded(output)
     at, config, progress = open_base(base), config or TinyLoraConfig(), progress or NoProgress()
     check_output(output, force=force, inputs=[at.path])
     model = model_for(at, config, release=release, module_order=order_in(module_order))

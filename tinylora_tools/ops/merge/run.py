@@ -15,13 +15,14 @@ from ...adapters.source import Source, find_sources, name_the_base
 from ...bases.base import Base, open_base
 from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
-from ...errors import FormatError, MismatchError, OutputError, UndeterminedError
+from ...errors import MismatchError, OutputError, UndeterminedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
 from ...formats.peft.release import Seeding
 from ...inputs import watches_inputs
 from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, staged_directory
 from ...progress import NoProgress, Progress
+from ...sources.locate import expanded
 from ...wording import argument
 from ..opened import AdapterLike
 from ..scales import one_each
@@ -104,9 +105,9 @@ def merge(
     one_of("release", release, (None, "4", "5"))
     one_of("tokenizer", tokenizer, (None, "base", "adapter"))
     at_least("threads", threads, 1)
-    output, progress, sources = Path(output).expanduser(), progress or NoProgress(), find_sources(adapters)
+    output, progress, sources = expanded(output), progress or NoProgress(), find_sources(adapters)
     scales = one_each(scale, len(sources))
-    at = _common_base(sources) if base is None else _directory(open_base(base))
+    at = _common_base(sources) if base is None else open_base(base).require_directory()
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
     settings = Settings(
@@ -158,13 +159,6 @@ def _common_base(sources: Sequence[Source]) -> Base:
             hint=f"Say with {argument('base')} which one to merge into.",
         )
     return next(iter(found.values()))
-
-
-def _directory(base: Base) -> Base:
-    if not base.path.is_dir():
-        hint = "Name the directory that holds the base's config.json."
-        raise FormatError("no directory", where=base.path, hint=hint)
-    return base
 
 
 def _write(

@@ -15,8 +15,14 @@ from ...adapters.provenance import KNOWN_STREAMS, regime, shared_offsets, stradd
 from ...core.compare import Difference, difference, digest
 from ...core.lowrank import left_factor, projected, squared_norm, training_dtype
 from ...core.streams import projection
-from ...wording import argument
+from ...wording import argument, call
 from .check import Check
+
+#: What to do about a stored P that no known seed and arithmetic draws.
+_CHANGED = (
+    "The P in the file count, and load as they are. If nobody meant to change them, get the adapter from where it was "
+    "made, and compare the files' sha256."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,7 @@ def _compare(
             max_abs=max((d.max_abs for d in results.values()), default=None),
             note=f"{sum(d.identical for d in results.values())} of {len(stored)} modules identical",
             digest=everything,
+            hint=_CHANGED if stream == best and bad else None,
         )
         for stream, results in by_stream.items()
     ]  # fmt: skip
@@ -141,7 +148,17 @@ def _order_checks(adapter: Adapter) -> list[Check]:
     agrees = numbering.order == adapter.provenance.order
     given = argument("module_order") if numbering.source == "given" else adapter.architecture.model_type
     note = f"the order of {given}" if agrees else "; ".join([*map(str, numbering.doubts), *numbering.notes])
-    return [Check("module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note)]
+    hint = (
+        None
+        if agrees
+        else f"Name the base that the adapter was trained on with {argument('base', ...)}, or its modules "
+    )
+    hint = hint and f"{hint}in their order with {argument('module_order', ...)}."
+    return [
+        Check(
+            "module order", "cpu", None, ok=agrees, identical=agrees, max_ulp=None, max_abs=None, note=note, hint=hint
+        )
+    ]
 
 
 def _ambiguities(adapter: Adapter) -> list[Check]:
@@ -164,7 +181,9 @@ def _roundings(adapter: Adapter, stored: Mapping[str, NDArray[Any]]) -> list[Che
     if not wider:
         return []
     note = f"the P of {len(wider)} modules is float32, their factors are rounded: {wider[0]}; PEFT rounds both alike"
-    return [Check("rounding", "cpu", None, ok=False, identical=None, max_ulp=None, max_abs=None, note=note)]
+    return [
+        Check("rounding", "cpu", None, ok=False, identical=None, max_ulp=None, max_abs=None, note=note, hint=_CHANGED)
+    ]
 
 
 def _unexplained(
@@ -175,7 +194,7 @@ def _unexplained(
     what = f"{len(offsets)} offsets draw it: too small to tell which" if offsets else "no offset draws it"
     check = Check(
         "stored P", "cpu", None, ok=bool(offsets) and not bad, identical=not bad, max_ulp=None, max_abs=None,
-        note=f"one P for all modules; {what}",
+        note=f"one P for all modules; {what}", hint=None if offsets and not bad else _CHANGED,
     )  # fmt: skip
     return AdapterVerdict(
         regime=kind, stream=None, dtype=None, seed=seed, offset=None, modules=len(stored),
@@ -190,12 +209,13 @@ def _verify_drawn(adapter: Adapter, kind: str, tolerance: float) -> tuple[Adapte
         version = adapter.config.peft_version
         if adapter.header.seeding is None and version is not None:
             said = f"{argument('seeding', 'index')} or {argument('seeding', 'salted')}"
-            note = f"{straddles(version)}; {said} tells"
+            note, hint = f"{straddles(version)}; {said} tells", f"Say {said}."
         else:
             what = "no configuration" if version is None else "PEFT 0.19 drew P from a salted hash and it wasn't saved"
             note = f"{what}: the seed is lost; {argument('against')} can recover it from a merged checkpoint or an "
             note += "adapter with P"
-        lost = Check("seed", "cpu", None, False, None, None, None, note)
+            hint = f"Name such a checkpoint or adapter: {argument('against', ...)}."
+        lost = Check("seed", "cpu", None, False, None, None, None, note, hint=hint)
         return AdapterVerdict(kind, None, None, seed, None, n, 0, list(adapter.modules)), [lost]
     usual = adapter.on(stream=projection.DEFAULT_STREAM).projections()
     checks, dependent, worst = [], set(), 0.0
@@ -214,12 +234,20 @@ def _verify_drawn(adapter: Adapter, kind: str, tolerance: float) -> tuple[Adapte
                 max_ulp=max(one.max_ulp for one in found.values()), max_abs=max(one.max_abs for one in found.values()),
                 note=note if differ else "as every machine's",
                 digest=digest(np.concatenate([P.reshape(-1) for _, P in sorted(drawn.items())])),
+                hint=None if change <= tolerance else _store_it(adapter),
             )
         )  # fmt: skip
     return AdapterVerdict(
         regime=kind, stream=None, dtype=None, seed=seed, offset=None, modules=n, matched=n - len(dependent),
         machine_dependent=[module for module in adapter.modules if module in dependent], delta_difference=worst,
     ), checks  # fmt: skip
+
+
+def _store_it(adapter: Adapter) -> str:
+    return (
+        "Store P with the stream of the machine that trained it, so that all load the same: "
+        f"{call('project', adapter.path, 'adapter-with-P')}."
+    )
 
 
 def _update_change(adapter: Adapter, module: str, one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -19,6 +19,12 @@ from .machine import golden
 
 FORMAT, VERSION = "tinylora-golden", 1
 
+#: What to do where a machine doesn't draw what another did.
+_DIFFERS = (
+    "Adapters that store P (save_projection) don't depend on who draws it. For one that doesn't, name the stream of "
+    "the machine that trained it where it is used."
+)
+
 
 def record(checks: Sequence[Check], path: Path, *, force: bool) -> None:
     """Write the digests of what the checks drew, with the machine and the versions that drew them."""
@@ -69,7 +75,12 @@ def compare(checks: Sequence[Check], path: Path) -> list[Check]:
             was, now = streams.get(recorded), streams.get(mine.digest or "")
             note = f"recorded {was or recorded[:16]}, here {now or (mine.digest or '')[:16]}"
             note += f" (recorded with {notes[name]})" if name in notes else ""
-        results.append(Check(f"golden: {name}", mine.device, mine.stream, same, same, mine.max_ulp, mine.max_abs, note))
+        results.append(
+            Check(
+                f"golden: {name}", mine.device, mine.stream, same, same, mine.max_ulp, mine.max_abs, note,
+                hint=None if same else _DIFFERS,
+            )
+        )  # fmt: skip
     if not results:
         raise FormatError(
             "none of its digests is of a check that ran here",

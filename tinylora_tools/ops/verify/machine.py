@@ -19,11 +19,18 @@ from ...core.block_sum import NumpyBlockAdder
 from ...core.compare import difference, digest
 from ...core.streams import projection
 from ...errors import TinyLoraError
+from ...wording import argument
 from .check import Check
 
 #: What torch's CPU capabilities draw, by name.
 STREAM_OF = {"DEFAULT": "torch-cpu-scalar", "AVX2": "torch-cpu-avx2", "AVX512": "torch-cpu-avx2"}
 DEVICES = ("cuda", "mps", "xpu")
+
+#: What to do where torch draws as nobody else does.
+_NO_STREAM = (
+    "Train here only with P stored (save_projection), and draw the P of others' adapters with a named stream, not with "
+    "this torch."
+)
 
 _DRAW = """
 import json, os, sys, torch
@@ -112,7 +119,8 @@ def _drawn_by_torch(name: str, capability: str | None, threads: Sequence[int]) -
         if stream is None:
             note += f": no known stream; compared with {usual}"
         label = name if capability is None else f"{name}, {count} thread{'s' if count > 1 else ''}"
-        yield Check(label, "cpu", stream, stream is not None, *found, note=note, digest=digest(drawn))
+        hint = None if stream is not None else _NO_STREAM
+        yield Check(label, "cpu", stream, stream is not None, *found, note=note, digest=digest(drawn), hint=hint)
 
 
 def _device_checks(name: str, skipped: list[str]) -> Iterator[Check]:
@@ -136,4 +144,5 @@ def _device_checks(name: str, skipped: list[str]) -> Iterator[Check]:
     NumpyBlockAdder(W.size, np.dtype(np.float32)).add(W, left, right, expected)
     TorchBlockAdder(np.dtype(np.float32), torch.device(name)).add(W, left, right, found)
     result = difference(found.astype(np.float32), expected.astype(np.float32))
-    yield Check(f"merge sum on {name}", name, None, result.identical, *result, digest=digest(found))
+    hint = None if result.identical else f"Merge on the CPU: {argument('device', 'cpu')}."
+    yield Check(f"merge sum on {name}", name, None, result.identical, *result, digest=digest(found), hint=hint)

@@ -16,7 +16,7 @@ from ...errors import UndeterminedError
 from ...formats.peft.release import Seeding
 from ...inputs import watches_inputs
 from ...progress import Progress
-from ...sources.locate import locate
+from ...sources.locate import expanded, locate
 from ...wording import argument
 from ..opened import AdapterLike
 from .adapter import AdapterVerdict, verify_adapter
@@ -102,7 +102,7 @@ def verify_seed(
         notes = opened.notes
         verdict, checks = _verify(opened, at, against, tolerance)
     if record_to is not None:
-        record(checks, Path(record_to).expanduser(), force=force)
+        record(checks, expanded(record_to), force=force)
     if golden is not None:
         checks = [*checks, *compare(checks, locate(golden))]
     return VerifyReport(all(check.ok for check in checks), checks, skipped, verdict, list(notes))
@@ -127,6 +127,7 @@ def _verify(
 
 def _merge_checks(adapter: Adapter, base: Base) -> list[Check]:
     """The merged bytes at other numbers of threads, and with NumPy kept from this CPU's newer instructions."""
+    base.require_directory()
     ways: list[tuple[str, int, dict[str, str]]] = [("1 thread", 1, {}), ("3 threads", 3, {})]
     if dispatched := _cpu_features():
         ways.append(("baseline CPU", 2, {"NPY_DISABLE_CPU_FEATURES": " ".join(dispatched)}))
@@ -139,7 +140,8 @@ def _merge_checks(adapter: Adapter, base: Base) -> list[Check]:
 def _same_bytes(label: str, digest: str, first: str, first_label: str) -> Check:
     same = digest == first
     note = "" if same else f"other bytes than with {first_label}"
-    return Check(f"merged bytes, {label}", "cpu", None, same, same, None, None, note, digest)
+    hint = None if same else "This is a fault of tinylora-tools, or of the NumPy below it: report it with this output."
+    return Check(f"merged bytes, {label}", "cpu", None, same, same, None, None, note, digest, hint)
 
 
 def _cpu_features() -> Sequence[str]:

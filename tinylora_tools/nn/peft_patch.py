@@ -89,6 +89,9 @@ def _check_release(peft: ModuleType) -> None:
         )
 
 
+#: Where PEFT's layers hold A and B.
+_PARTS = ("tinylora_A", "tinylora_B")
+
 #: Whether this thread, or task, is in the context.
 _INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 
@@ -114,29 +117,26 @@ class _Room:
     def is_empty(self) -> bool:
         return any(bool(parts[self.adapter].isnan().all()) for parts in self._parts())
 
-    def is_among(self, keys: set[str], name: str) -> bool:
-        """Whether A or B is, by its key in a model where the layer is called `name`."""
-        return any(f"{name}.tinylora_{part}.{self.adapter}" in keys for part in "AB")
+    def lacking(self, keys: set[str], name: str) -> list[str]:
+        """Of `tinylora_A` and `tinylora_B`, those whose keys, in a model that calls the layer `name`, are these."""
+        return [part for part in _PARTS if f"{name}.{part}.{self.adapter}" in keys]
 
     def fill(self) -> None:
         """With factors from the leading triplets."""
         W = self.W.float() if self.W.dtype == torch.float64 else self.W  # as PEFT
         with torch.no_grad(), torch.autocast(W.device.type, enabled=False):
             made = made_as_peft(top_triplets(W, self.r), self.W.dtype)
-        self._replace([parts[self.adapter] for parts in self._parts()], made)
+        for parts, values in zip(self._parts(), made, strict=True):
+            parts[self.adapter] = values.to(parts[self.adapter]).contiguous()  # PEFT may have widened or moved them
 
-    def fill_as_peft(self) -> None:
-        rooms = [parts[self.adapter] for parts in self._parts()]
+    def fill_as_peft(self, lacking: Sequence[str]) -> None:
+        held = [parts[self.adapter] for parts in self._parts()]
         self.let_peft()
-        self._replace(rooms, [parts[self.adapter] for parts in self._parts()])
+        for part, parts, before in zip(_PARTS, self._parts(), held, strict=True):
+            parts[self.adapter] = parts[self.adapter].to(before) if part in lacking else before
 
-    def _parts(self) -> tuple[Any, Any]:
-        return self.layer.tinylora_A, self.layer.tinylora_B
-
-    def _replace(self, rooms: Sequence[Tensor], made: Sequence[Tensor]) -> None:
-        """PEFT may have widened or moved the rooms meanwhile."""
-        for parts, room, values in zip(self._parts(), rooms, made, strict=True):
-            parts[self.adapter] = values.to(room).contiguous()
+    def _parts(self) -> tuple[Any, ...]:
+        return tuple(getattr(self.layer, part) for part in _PARTS)
 
 
 #: The rooms of what is being made or loaded; None where nothing is.
@@ -224,12 +224,12 @@ def _loading(original: Any) -> Any:
             return original(model, *args, **kwargs)
         with _rooms() as rooms:
             result = original(model, *args, **kwargs)
-            built, lacking = list(rooms), set(result.missing_keys)
+            built, missing = list(rooms), set(result.missing_keys)
             rooms.clear()
-            names = {id(module): name for name, module in model.named_modules()} if lacking and built else {}
+            names = {id(module): name for name, module in model.named_modules()} if missing else {}
             for room in built if names else []:
-                if room.is_among(lacking, names[id(room.layer)]):
-                    room.fill_as_peft()
+                if parts := room.lacking(missing, names[id(room.layer)]):
+                    room.fill_as_peft(parts)
             return result
 
     return load_adapter

@@ -22,6 +22,7 @@ from ..workers import Workers
 from .modules import Module
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 #: Bytes of weights that are worked on at the same time, several small ones or one large one; and of what their dense
 #: decompositions, should they all need one, take.
@@ -86,32 +87,39 @@ def over_modules(
             raise FormatError(f"{module.name}: {error.what}", where=where, hint=error.hint) from None
 
     progress.start(what, sum(module.tensor.nbytes for module in modules))
-    for module, result in _for_each(modules, named, device if side_by_side else None):
+    sizes = [(module.tensor.nbytes, min(module.tensor.shape)) for module in modules]
+    for module, result in each_of(modules, named, sizes, device=device, in_turn=not side_by_side):
         progress.at(module.name)
         progress.advance(module.tensor.nbytes)
         yield module, result
 
 
-def _for_each(
-    modules: Sequence[Module], work: Callable[[Module], T], device: torch.device | None
-) -> Iterator[tuple[Module, T]]:
+def each_of(
+    items: Sequence[Item],
+    work: Callable[[Item], T],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    device: torch.device,
+    in_turn: bool,
+) -> Iterator[tuple[Item, T]]:
+    """What `work` makes of each item, which has a weight of so many bytes, and so long on its short side: small ones
+    side by side and first, unless they are to come `in_turn`."""
     threads = torch.get_num_threads()
-    together = threads if device is not None and device.type == "cpu" else 1
-    small = [m for m in modules if _is_small(m, together)] if together > 1 else []
-    chosen = {m.name for m in small}
-    if small:
+    together = 1 if in_turn or device.type != "cpu" else threads
+    small = [_is_small(*size, together) for size in sizes]
+    if together > 1 and any(small):
         torch.set_num_threads(1)
         pool = Workers(together)
+        first = [item for item, is_small in zip(items, small, strict=True) if is_small]
         try:
-            yield from zip(small, pool.map(work, small), strict=True)
+            yield from zip(first, pool.map(work, first), strict=True)
         finally:
             pool.close(cancel=True)
             torch.set_num_threads(threads)
-    for module in modules:
-        if module.name not in chosen:
-            yield module, work(module)
+    for item, is_small in zip(items, small, strict=True):
+        if together == 1 or not is_small:
+            yield item, work(item)
 
 
-def _is_small(module: Module, together: int) -> bool:
-    dense = 3 * 8 * min(module.tensor.shape) ** 2
-    return module.tensor.nbytes * together <= _TOGETHER and dense * together <= _DENSE_TOGETHER
+def _is_small(nbytes: int, short: int, together: int) -> bool:
+    return nbytes * together <= _TOGETHER and 3 * 8 * short**2 * together <= _DENSE_TOGETHER

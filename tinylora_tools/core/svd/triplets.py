@@ -220,16 +220,26 @@ def peft_factors(W: Tensor, r: int) -> tuple[Tensor, Tensor]:
 def rounded_as_peft(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) in float32 with the values that PEFT gives them for a weight of `dtype`.
 
-    U, S and Vh are rounded to the weight's dtype before the square root and the products, each of which rounds again;
-    the result is then widened (PEFT 0.19.1 to 0.21.2, `TinyLoraLayer._init_svd` and autocast_adapter_dtype). Repeated
-    here so that factors match bit for bit wherever U, S and Vh do. A float64 weight's factors stay in float32.
+    The result of `made_as_peft` is widened, as PEFT does with autocast_adapter_dtype. A float64 weight's factors stay
+    in float32.
+    """
+    A, B = made_as_peft(factors, dtype)
+    return A.float(), B.float()
+
+
+def made_as_peft(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A (r, in) and B (out, r) in `dtype`, as PEFT makes them for a weight of that dtype.
+
+    U, S and Vh are rounded to the weight's dtype before the square root and the products, each of which rounds again
+    (PEFT 0.19.1 to 0.21.2, `TinyLoraLayer._init_svd`). Repeated here so that factors match bit for bit wherever U, S
+    and Vh do.
 
     The root is the nearest number of the dtype: torch's own of float32 is off by a unit for a sixth of all numbers
     where MKL meets an AMD processor, so it is taken in float64, whose last unit can't move it.
     """
     U, S, Vh = factors.U.to(dtype), factors.S.to(dtype), factors.Vh.to(dtype)
     root = torch.sqrt(S.double()).to(dtype)
-    return (root[:, None] * Vh).float(), (U * root).float()
+    return root[:, None] * Vh, U * root
 
 
 def match_signs(factors: Factors, A: Tensor, B: Tensor) -> Factors:

@@ -1,4 +1,4 @@
-"""The guard against the network guards."""
+"""What keeps tests from the network does."""
 
 from __future__ import annotations
 
@@ -38,9 +38,5 @@ def test_the_loopback_and_the_file_system_are_here() -> None:
     with one, other:
         one.sendall(b"x")
         assert other.recv(1) == b"x"
-    assert [stays_here(host) for host in ("::1", ("127.9.9.9", 1), b"localhost", "10.0.0.1")] == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    assert all(map(stays_here, ("::1", ("127.9.9.9", 1), b"localhost", None)))
+    assert not any(map(stays_here, ("10.0.0.1", "example.org", b"::2")))

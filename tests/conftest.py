@@ -17,10 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+import no_network
 from damage import snapshot
 from fixture_data import fixture
 
 from tinylora_tools.cli import main
+
+no_network.forbid()
 
 
 class Result(NamedTuple):

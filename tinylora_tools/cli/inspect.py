@@ -8,6 +8,7 @@ import click
 
 from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output, new_table, plural, print_facts, print_table, printable, size
+from .process import leave_threads_to_us
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
@@ -24,7 +25,7 @@ def command(out: Output, **given: Any) -> None:
     """Show what is in an adapter or a checkpoint.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
-    adapter's smallest tensors are read.
+    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests.
 
     \b
     Examples:
@@ -32,6 +33,7 @@ def command(out: Output, **given: Any) -> None:
       tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
       tinylora inspect models/Qwen2.5-0.5B --json
     """
+    leave_threads_to_us()
     from ..ops.inspect.run import inspect
 
     out.report(inspect(**given), _render)

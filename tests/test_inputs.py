@@ -6,18 +6,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tinylora_tools.errors import FormatError, MismatchError
-from tinylora_tools.inputs import open_input, require_unchanged, watches_inputs, watching_inputs
+from tinylora_tools.inputs import open_input, read_input, require_unchanged, watches_inputs, watching_inputs
 
 NOWHERE = Path("/nowhere")
-
-
-def read_input(path: Path) -> bytes:
-    with open_input(path) as file:
-        return file.read()
 
 
 def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
@@ -29,6 +25,36 @@ def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
         open_input(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_input(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("name", "command"), [("adapter_config.json", "inspect"), ("config.json", "count")])
+def test_a_configuration_that_is_no_file_is_not_taken_for_none(
+    name: str, command: str, copied: Callable[[str], tuple[Path, Path]], tinylora: Callable[..., Any]
+) -> None:
+    """A pipe, or a link that leads nowhere, as where a Hub's blob is gone."""
+    adapter, base = copied("peft020-tiny")
+    source = adapter if command == "inspect" else base
+    more = [] if command == "inspect" else ["--target-modules", "q_proj"]
+    (source / name).unlink()
+    (source / name).symlink_to("nowhere")
+    result = tinylora(command, source, *more)
+    assert (result.code, f"{source / name}: can't be used (No such file or directory)" in result.err) == (1, True)
+    (source / name).unlink()
+    os.mkfifo(source / name)
+    result = tinylora(command, source, *more)
+    assert (result.code, f"{source / name}: is no file, but a pipe" in result.err) == (1, True)
+
+
+def test_pipes_beside_a_source(copied: Callable[[str], tuple[Path, Path]], tinylora: Callable[..., Any]) -> None:
+    """Files that options name, and that a command looks for."""
+    adapter, base = copied("peft020-tiny")
+    os.mkfifo(base / "pipe")
+    for option in ("--architecture", "--module-order"):
+        result = tinylora("merge", adapter, "--base", base, option, base / "pipe", "-o", base.parent / "out")
+        assert (result.code, "a pipe or a device" in result.err) == (1, True), result
+    os.mkfifo(base / "tokenizer.json")
+    assert tinylora("merge", adapter, "--base", base, "-o", base.parent / "out").code == 0
+    assert not (base.parent / "out" / "tokenizer.json").exists()
 
 
 def replace(path: Path) -> None:

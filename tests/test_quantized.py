@@ -69,6 +69,9 @@ def test_checks(bases: tuple[Path, Path], adapter: Path) -> None:
     ours, theirs = (verify_base(adapter, base) for base in bases)
     assert ours.modules == theirs.modules
     assert (ours.verdict, ours.recomputed) == ("same-weights", 4)
+    assert {name for name in ours.not_compared if "_scale" not in name} == set(theirs.not_compared)
+    looked_at = [report.tensors - len(report.not_compared) for report in (ours, theirs)]
+    assert looked_at == [8, 4]  # the scales, too
     assert verify_seed(adapter, base=bases[0]).ok
 
 

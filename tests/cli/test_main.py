@@ -232,3 +232,45 @@ def test_too_little_memory_is_a_message(megabytes: int) -> None:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT.parent)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
     assert "error: there isn't enough memory" in done.stderr or "OpenBLAS error: Memory" in done.stderr
+
+
+#: As a user who has no other process where it may be changed, for whom the limit is none for root.
+_AS_ANOTHER = """
+import os, resource, sys
+if os.getuid() == 0:
+    os.setgroups([]), os.setgid(60001), os.setuid(60001)
+"""
+_LIMITED = f"""{_AS_ANOTHER}
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+from tinylora_tools.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts threads on Linux")
+@pytest.mark.parametrize(("command", "code"), [("inspect", 0), ("verify-base", 1)])
+def test_too_few_threads_are_a_message(command: str, code: int) -> None:
+    """OpenBLAS sends its own process an interrupt then, which nobody asked for; inspect needs no thread."""
+    case = fixture("peft021-13-numbers")
+    may_read = subprocess.run([sys.executable, "-B", "-c", f"{_AS_ANOTHER}\nimport tinylora_tools"], cwd=ROOT.parent)
+    if may_read.returncode:
+        pytest.skip("another user may not read this directory")
+    line = [str(part) for part in (sys.executable, "-B", "-c", _LIMITED, command, case.adapter, "--base", case.base)]
+    several = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT.parent, env=several)
+    assert (done.returncode, "Traceback" in done.stderr, "Interrupted" in done.stderr) == (code, False, False), done
+    assert ("error: the system allows no more threads" in done.stderr) == (code == 1)
+
+
+def test_an_interrupt_that_openblas_makes_is_none(tinylora: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinylora_tools.ops.inspect.run.inspect", interrupted)
+    assert tinylora("inspect", fixture("peft021-13-numbers").adapter).code == 130
+    monkeypatch.setattr("threading.Thread.start", refused)
+    result = tinylora("inspect", fixture("peft021-13-numbers").adapter)
+    assert (result.code, "the system allows no more threads" in result.err) == (1, True)

@@ -36,6 +36,14 @@ def test_merge_reports(tinylora: Run, tmp_path: Path) -> None:
     text = tinylora(*arguments, "-o", tmp_path / "b")
     assert "3 modules merged" in text.out
     assert "tied embeddings untied" in text.out
+    assert (
+        f"3 targeted weights fit the adapter's factors to a residual of {max(m['rho'] for m in real['modules']):.1e}; "
+        in (text.out)
+    )
+    assert f"; {real['tensors_copied']} not looked at\n" in text.out
+    unseen = tinylora(*arguments, "-o", tmp_path / "d", "--no-verify-base").out
+    assert unseen.endswith("  base not looked at: no weight was compared with factors\n")
+    assert "fit the adapter's factors" not in unseen
     quiet = tinylora(*arguments, "-o", tmp_path / "c", "--quiet")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 

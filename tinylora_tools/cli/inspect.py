@@ -9,6 +9,7 @@ import click
 
 from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output
+from .process import leave_threads_to_us
 from .screens.blocks import Block, Facts, Table, columns
 from .screens.words import by_kind, extent, plural, size, some_of
 
@@ -27,7 +28,7 @@ def command(out: Output, **given: Any) -> None:
     """Show what is in an adapter or a checkpoint.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
-    adapter's smallest tensors are read.
+    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests.
 
     \b
     Examples:
@@ -35,6 +36,7 @@ def command(out: Output, **given: Any) -> None:
       tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
       tinylora inspect models/Qwen2.5-0.5B --json
     """
+    leave_threads_to_us()
     from ..ops.inspect.run import inspect
 
     report = inspect(**given)

@@ -19,7 +19,7 @@ from ..errors import TinyLoraError
 from ..inputs import watching_inputs
 from ..wording import worded_by
 from .output import print_error, print_json
-from .process import end_on_signals, keep_standard_streams
+from .process import end_on_signals, keep_standard_streams, may_start_threads
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
 from .wording import OptionWords
@@ -43,6 +43,11 @@ COMMANDS = {
 #: What libraries say of limits in errors that have no type of their own.
 _NO_MEMORY = re.compile(r"not enough memory|[Cc]an.?t allocate memory|Cannot allocate memory|bad_alloc|map segment")
 _NO_THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable|pthread_create")
+
+
+_NO_MORE_THREADS = TinyLoraError(
+    "the system allows no more threads", hint="Raise the limit (ulimit -u), or end other programs."
+)
 
 
 class LazyGroup(click.Group):
@@ -123,6 +128,9 @@ def main() -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort) as error:
+            if not may_start_threads():  # OpenBLAS interrupts the process that it lives in, where it can't
+                print_error(_NO_MORE_THREADS, as_json=as_json)
+                sys.exit(1)
             kept = str(error.__cause__ or error) or "nothing half-written was kept"  # click wraps the interrupt
             print_lines(paragraph(f"Interrupted; {kept}.", terminal_of(sys.stderr).room.width), err=True)
             sys.exit(130)
@@ -154,8 +162,7 @@ def explained(error: Exception) -> TinyLoraError | None:
             hint="Install tinylora-tools anew; if the message is about memory, raise the limit (ulimit -v).",
         )
     if _NO_THREADS.search(str(error)):
-        hint = "Raise the limit (ulimit -u), or end other programs."
-        return TinyLoraError("the system allows no more threads", hint=hint)
+        return _NO_MORE_THREADS
     return None
 
 

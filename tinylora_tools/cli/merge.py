@@ -56,7 +56,7 @@ _own_options = all_of(
     click.option("--device", default="cpu", show_default=True, help="Where sums are formed: cpu, cuda, mps, xpu, ..."),
     click.option("--threads", type=THREADS, help="Default: one a core, at most 8."),
     click.option(
-        "--verify-base/--no-verify-base", default=True, help="Check that the adapter's factors are the base's."
+        "--verify-base/--no-verify-base", default=True, help="Compare the targeted weights with the adapter's factors."
     ),
 )
 
@@ -120,8 +120,11 @@ def _render(report: MergeReport, maps: bool) -> Iterator[Block]:
             lines.append(f"most in {worst.name}: {worst.delta_error:.2%}")
     rhos = [module.rho for module in report.modules if module.rho is not None]
     if rhos:
+        unseen = report.tensors_copied + report.tensors_dequantized + len(report.modules) - len(rhos)
         fit = f"fit the adapter's factors to a residual of {max(rhos):.1e}"
-        lines.append(f"{plural(len(rhos), 'targeted weight')} {fit}; {report.tensors_copied:,} not looked at")
+        lines.append(f"{plural(len(rhos), 'targeted weight')} {fit}; {unseen:,} not looked at")
+    elif not report.dry_run:
+        lines.append("base not looked at: no weight was compared with factors")
     verb = "Would write" if report.dry_run else "Wrote"
     yield from written(report.output, report.bytes_written, report.seconds, *lines, verb=verb)
     if maps and report.modules:

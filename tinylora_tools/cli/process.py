@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +33,17 @@ def leave_threads_to_us() -> None:
     imported."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+
+
+def may_start_threads() -> bool:
+    """Whether the system allows this process another thread."""
+    thread = threading.Thread(target=int)
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    thread.join()
+    return True
 
 
 def keep_standard_streams() -> None:

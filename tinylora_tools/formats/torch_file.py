@@ -64,7 +64,9 @@ def torch_file_of(path: Path, state: object) -> TorchFile:
     aliases: dict[str, str] = {}
     seen: dict[object, str] = {}
     for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, StoredTensor):
+        if not isinstance(name, str):
+            raise FormatError(f"has the key {_short(name)}, a {_kind(name)}, expected a tensor's name", where=path)
+        if not isinstance(tensor, StoredTensor):
             raise FormatError(f"{name!r} is a {_kind(tensor)}, expected a tensor", where=path)
         place = (tensor.start, tensor.shape, tensor.strides, tensor.dtype)
         if tensor.nbytes and place in seen:
@@ -73,6 +75,11 @@ def torch_file_of(path: Path, state: object) -> TorchFile:
         start = tensor.start if tensor.is_contiguous else 0
         tensors[name] = TensorInfo(name, tensor.dtype, tensor.shape, start, start + tensor.nbytes)
     return TorchFile(path, tensors, aliases, _stored=state)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _kind(value: object) -> str:

@@ -111,6 +111,25 @@ def test_one_weight_that_moved_is_enough(trained: tuple[Path, Path], tmp_path: P
     assert report.verdict == "fine-tuned"
 
 
+def test_one_number_of_one_weight(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """The largest, times 1.5: less than the check in a merge sees."""
+
+    def change(name: str, W: Tensor) -> Tensor:
+        if name != "model.layers.0.self_attn.o_proj.weight":
+            return W
+        flat = W.reshape(-1).clone()
+        flat[flat.abs().argmax()] *= 1.5
+        return flat.reshape(W.shape)
+
+    report = said(trained, tmp_path, change)
+    moved = [m for m in report.modules if m.verdict != "same-weights"]
+    assert [(m.name, m.verdict, m.tensor) for m in moved] == [
+        ("model.layers.0.self_attn.o_proj", "fine-tuned", "model.layers.0.self_attn.o_proj.weight")
+    ]
+    assert moved[0].rho is not None
+    assert moved[0].rho < 0.02
+
+
 def test_a_stranger(trained: tuple[Path, Path], tmp_path: Path) -> None:
     torch.manual_seed(9)
     report = said(trained, tmp_path, lambda _, W: torch.randn(W.shape).to(W.dtype))

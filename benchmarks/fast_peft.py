@@ -1,14 +1,15 @@
 """PEFT's TinyLoRA made and loaded within `fast_peft`, and without: seconds and peak memory on a 0.5B-shaped model.
 
-    python benchmarks/fast_peft.py [--size 0.5b] [--dtype bfloat16] [--spectrum separated] [--runs 3] [--threads 2]
-                                   [--no-peft] [--directory DIR]
+    python benchmarks/fast_peft.py [--size 0.5b] [--layers N] [--dtype bfloat16] [--spectrum separated] [--runs 3]
+                                   [--threads 2] [--no-peft] [--directory DIR]
 
-The model has all layers of Qwen2.5's shape and a vocabulary of 1,000, which no adapter here touches. Its weights have
-separated singular values over noise (`separated`, as benchmarks/models.py makes them) or are as transformers
-initialises them (`gaussian`, without gaps: the worst case). The adapter is of all linear layers, r=2, u=13. Each figure
-is of a process of its own, which first has the base in memory: the seconds that get_peft_model, from_pretrained, and
-from_pretrained with low_cpu_mem_usage take, and the most memory that the process had, the base included. Runs with and
-without take turns; of PEFT's own there is one, of ours there are --runs. The logits of loaded adapters are compared.
+The model has all layers, or the first N, of Qwen2.5's shape and a vocabulary of 1,000, which no adapter here touches.
+Its weights have separated singular values over noise (`separated`, as benchmarks/models.py makes them) or are as
+transformers initialises them (`gaussian`, without gaps: the worst case). The adapter is of all linear layers, r=2,
+u=13. Each figure is of a process of its own, which first has the base in memory: the seconds that get_peft_model,
+from_pretrained, and from_pretrained with low_cpu_mem_usage take, and the most memory that the process had, the base
+included. Runs with and without take turns; of PEFT's own there is one, of ours there are --runs. The logits of loaded
+adapters are compared.
 """
 
 from __future__ import annotations
@@ -32,21 +33,22 @@ import torch
 WHAT = ("base", "make", "load", "load, low_cpu_mem_usage")
 
 
-def prepared(directory: Path, size: str, spectrum: str, dtype: str) -> Path:
+def prepared(directory: Path, size: str, layers: int | None, spectrum: str, dtype: str) -> Path:
     """The model, made once and kept."""
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     from tinylora_tools.core.torch_arrays import tensor_of
 
-    path = directory / f"fast-peft-{size}-{spectrum}-{dtype}"
+    layers = layers or models.SHAPES[size][2]
+    path = directory / f"fast-peft-{size}-{layers}-{spectrum}-{dtype}"
     if (path / "config.json").exists():
         return path
     torch.manual_seed(0)
-    config = Qwen2Config(**{**models.config(size), "vocab_size": 1000})
+    config = Qwen2Config(**{**models.config(size), "vocab_size": 1000, "num_hidden_layers": layers})
     model = AutoModelForCausalLM.from_config(config)
     rng = np.random.default_rng(0)
     if spectrum == "separated":
-        for name, shape in models.linears(size):
+        for name, shape in models.linears(size)[: 7 * layers]:
             model.get_submodule(name).weight.data.copy_(tensor_of(models.weight(shape, rng)))
     model.to(getattr(torch, dtype)).save_pretrained(path)
     return path
@@ -80,6 +82,7 @@ def one(base: Path, adapter: Path, what: str, how: str, threads: int) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.5b", choices=models.SHAPES)
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--spectrum", default="separated", choices=["separated", "gaussian"])
     parser.add_argument("--runs", type=int, default=3)
@@ -89,7 +92,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    base = prepared(options.directory, options.size, options.spectrum, options.dtype)
+    base = prepared(options.directory, options.size, options.layers, options.spectrum, options.dtype)
     adapter = base.with_name(base.name + "-adapter")
     if options.one:
         print(json.dumps(one(base, adapter, *options.one, options.threads)))
@@ -101,7 +104,8 @@ def main() -> None:
         result: dict[str, Any] = json.loads(printed.splitlines()[-1])
         return result
 
-    print(f"{options.size}, {options.dtype}, {options.spectrum}, {options.threads} threads")
+    layers = options.layers or models.SHAPES[options.size][2]
+    print(f"{options.size}, {layers} layers, {options.dtype}, {options.spectrum}, {options.threads} threads")
     print("| | PEFT, s | fast_peft, s | times | PEFT, peak MB | fast_peft, peak MB | logits |")
     print("|---|--:|--:|--:|--:|--:|---|", flush=True)
     for what in WHAT:

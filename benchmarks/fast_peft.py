@@ -7,9 +7,9 @@ The model has all layers, or the first N, of Qwen2.5's shape and a vocabulary of
 Its weights have separated singular values over noise (`separated`, as benchmarks/models.py makes them) or are as
 transformers initialises them (`gaussian`, without gaps: the worst case). The adapter is of all linear layers, r=2,
 u=13. Each figure is of a process of its own, which first has the base in memory: the seconds that get_peft_model,
-from_pretrained, and from_pretrained with low_cpu_mem_usage take, and the most memory that the process had, the base
-included. Runs with and without take turns; of PEFT's own there is one, of ours there are --runs. The logits of loaded
-adapters are compared.
+from_pretrained, and from_pretrained with low_cpu_mem_usage take, in brackets those of the processor, which other work
+changes less, and the most memory that the process had, the base included. Runs with and without take turns;
+of PEFT's own there is one, of ours there are --runs. The logits of loaded adapters are compared.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ def one(base: Path, adapter: Path, what: str, how: str, threads: int) -> dict[st
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     model(torch.arange(8)[None])  # all of it in memory
     settings = {"r": 2, "u": 13, "weight_tying": 1.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     with fast_peft() if how == "fast_peft" else nullcontext():
         if what == "make":
             model = get_peft_model(model, TinyLoraConfig(**settings, init_weights="uniform"))
         elif what != "base":
             model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage="low_cpu" in what)
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if what == "make" and not adapter.exists():
         model.save_pretrained(adapter)
     said = float(model(torch.arange(8)[None]).logits.double().square().sum())
-    return {"seconds": seconds, "peak": peak, "said": said}
+    return {"seconds": seconds, "used": used, "peak": peak, "said": said}
 
 
 def main() -> None:
@@ -112,15 +112,19 @@ def main() -> None:
         ours = [run(what, "fast_peft")]
         theirs = run(what, "PEFT") if what == "base" or not options.no_peft else None
         ours += [run(what, "fast_peft") for _ in range(options.runs - 1)]
-        every = ", ".join(f"{run['seconds']:.2f}" for run in ours)
-        best, peak = min(run["seconds"] for run in ours), max(run["peak"] for run in ours) / 1e6
+        every = ", ".join(said_of(run) for run in ours)
+        peak = max(run["peak"] for run in ours) / 1e6
         if theirs is None or what == "base":
             print(f"| {what} | - | {every} | - | - | {peak:.0f} | - |", flush=True)
-        else:
-            same = "-" if what == "make" else "equal" if theirs["said"] == ours[0]["said"] else "differ"
-            times = f"{theirs['seconds'] / best:.1f}"
-            row = f"| {what} | {theirs['seconds']:.1f} | {every} | {times} | {theirs['peak'] / 1e6:.0f} | {peak:.0f} |"
-            print(row, same, "|", flush=True)
+            continue
+        times = [theirs[key] / min(run[key] for run in ours) for key in ("seconds", "used")]
+        row = f"| {what} | {said_of(theirs)} | {every} | {times[0]:.1f} ({times[1]:.1f}) | {theirs['peak'] / 1e6:.0f} |"
+        same = "-" if what == "make" else "equal" if theirs["said"] == ours[0]["said"] else "differ"
+        print(row, f"{peak:.0f} | {same} |", flush=True)
+
+
+def said_of(run: dict[str, Any]) -> str:
+    return f"{run['seconds']:.2f} ({run['used']:.2f})"
 
 
 if __name__ == "__main__":

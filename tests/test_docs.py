@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "README.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
@@ -67,7 +67,9 @@ def test_ci_finds_readmes_test_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "fixtures" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [*PAGES, ROOT / "fixtures" / "README.md", ROOT / "examples" / "README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_prose_fits(page: Path) -> None:
     """Lines of at most 120 characters, but for tables and code."""

@@ -8,7 +8,7 @@
 (16, 16)
 
 Names are imported when they are first used: this package alone costs neither NumPy nor torch. Paths may be strings, and
-repositories on the Hub are named `hf://owner/name[@revision]`.
+repositories on the Hub are named `hf://owner/name[@revision]`. Live torch modules are in `tl.nn`.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module(".nn", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from small_model import TARGETS, SmallModel, adapted
 
 import tinylora_tools
+from tinylora_tools.core.svd import triplets
 from tinylora_tools.errors import FormatError, UnsupportedError
 from tinylora_tools.nn import fast_peft
 
@@ -323,6 +325,25 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
         made(model, {"r": 2, "u": 3, "target_modules": TARGETS})
 
 
+def test_triplets_that_are_not_accurate_are_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where products of float32 are made of shorter numbers."""
+
+    def rough(W: torch.Tensor, r: int) -> Any:
+        found = triplets.top_triplets(W, r)
+        if W.shape != (6, 4):
+            return found
+        certificate = dataclasses.replace(found.certificate, residuals=(1e-7, 2e-5))
+        return dataclasses.replace(found, U=found.U + 1, certificate=certificate)
+
+    monkeypatch.setattr("tinylora_tools.nn.peft_patch.top_triplets", rough)
+    settings = {"r": 2, "u": 3, "target_modules": TARGETS}
+    theirs = made(small(torch.bfloat16), settings)
+    with fast_peft(), counted() as decomposed:
+        ours = made(small(torch.bfloat16), settings)
+    assert decomposed == [(6, 4)]
+    assert_alike(ours, theirs)
+
+
 def test_autocast_leaves_factors_accurate() -> None:
     theirs = made(small(), {"r": 2, "u": 3, "target_modules": TARGETS})
     with fast_peft(), torch.autocast("cpu", torch.bfloat16):
@@ -511,8 +532,8 @@ def test_what_peft_lacks_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_package_alone_costs_no_peft() -> None:
     code = (
-        "import tinylora_tools.nn, sys; assert 'torch' not in sys.modules; "
-        "from tinylora_tools.nn import fast_peft; fast_peft; assert 'peft' not in sys.modules"
+        "import tinylora_tools as tl, sys; tl.nn; assert 'torch' not in sys.modules; "
+        "tl.nn.fast_peft; assert 'peft' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert tinylora_tools.nn.fast_peft is fast_peft

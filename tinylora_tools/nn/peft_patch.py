@@ -63,8 +63,8 @@ def fast_peft() -> Iterator[None]:
     try:
         yield
     finally:
-        _INSIDE.reset(token)
         _PATCHES.leave()
+        _INSIDE.reset(token)
 
 
 def _peft() -> ModuleType:
@@ -88,6 +88,10 @@ def _check_release(peft: ModuleType) -> None:
             "same in more time. `tinylora init` makes adapters without PEFT.",
         )
 
+
+#: The residual, over s_1, past which PEFT decomposes a weight itself: for products of float32 that are made of shorter
+#: numbers, as where TF32 is allowed. PEFT's own are of some 1e-6.
+_ACCURATE = 1e-5
 
 #: Where PEFT's layers hold A and B.
 _PARTS = ("tinylora_A", "tinylora_B")
@@ -125,7 +129,11 @@ class _Room:
         """With factors from the leading triplets."""
         W = self.W.float() if self.W.dtype == torch.float64 else self.W  # as PEFT
         with torch.no_grad(), torch.autocast(W.device.type, enabled=False):
-            made = made_as_peft(top_triplets(W, self.r), self.W.dtype)
+            found = top_triplets(W, self.r)
+            made = made_as_peft(found, self.W.dtype)
+        if max(found.certificate.residuals) > _ACCURATE:
+            self.fill_as_peft(_PARTS)
+            return
         for parts, values in zip(self._parts(), made, strict=True):
             parts[self.adapter] = values.to(parts[self.adapter]).contiguous()  # PEFT may have widened or moved them
 

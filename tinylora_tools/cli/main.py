@@ -6,9 +6,10 @@ Commands are imported when they run: `tinylora --help` costs neither NumPy nor t
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
-import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -22,7 +23,8 @@ from .output import print_error, print_json
 from .process import end_on_signals, keep_standard_streams
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
-from .wording import OptionWords
+from .shell.explained import explained
+from .shell.wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
 COMMANDS = {
@@ -38,11 +40,6 @@ COMMANDS = {
     "verify-output": ("verify_output", "Verify a merged model by its manifest."),
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
-
-
-#: What libraries say of limits in errors that have no type of their own.
-_NO_MEMORY = re.compile(r"not enough memory|[Cc]an.?t allocate memory|Cannot allocate memory|bad_alloc|map segment")
-_NO_THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable|pthread_create")
 
 
 class LazyGroup(click.Group):
@@ -110,7 +107,7 @@ def main() -> NoReturn:
     130 for an interrupt, 143 and 129 for other requests to end; 141 where the reader of stdout has gone."""
     keep_standard_streams()
     end_on_signals()
-    as_json = "--json" in sys.argv[1:]
+    as_json = _wants_json(sys.argv[1:])
     try:
         try:
             with worded_by(OptionWords()), watching_inputs():
@@ -140,35 +137,10 @@ def main() -> NoReturn:
         _end_unheard(error)
 
 
-def explained(error: Exception) -> TinyLoraError | None:
-    """What went wrong for reasons outside this program, as a message; None for a bug."""
-    if isinstance(error, (TinyLoraError, BrokenPipeError, _ReaderGoneError)):
-        return error if isinstance(error, TinyLoraError) else None
-    if isinstance(error, OSError):
-        return _said_by_the_system(error)
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return TinyLoraError("there isn't enough memory", hint="Free some, or raise the limit (ulimit -v).")
-    if isinstance(error, ImportError):
-        return TinyLoraError(
-            f"a library can't be loaded: {str(error).splitlines()[0]}",
-            hint="Install tinylora-tools anew; if the message is about memory, raise the limit (ulimit -v).",
-        )
-    if _NO_THREADS.search(str(error)):
-        hint = "Raise the limit (ulimit -u), or end other programs."
-        return TinyLoraError("the system allows no more threads", hint=hint)
-    return None
-
-
-def _said_by_the_system(error: OSError) -> TinyLoraError:
-    """What the operating system says, of a file where it names one."""
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return TinyLoraError(f"reading or writing failed ({reason})", hint="Check the disk and its free space.")
-    return TinyLoraError(
-        f"can't be used ({reason})",
-        where=os.fsdecode(error.filename),
-        hint="Check that the path is right and that you have access to it.",
-    )
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether errors are to be JSON too; asked of the words alone, for they may be what is wrong."""
+    pairs = itertools.pairwise(words)
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairs
 
 
 def _end_unheard(error: OSError) -> NoReturn:

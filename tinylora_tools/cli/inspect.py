@@ -11,6 +11,7 @@ from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output
 from .screens.blocks import Block, Facts, Table, columns
 from .screens.words import by_kind, extent, plural, size, some_of
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..ops.inspect.packed import PackedReport
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("source", type=SOURCE, metavar="SOURCE")
 @base_option
 @numbering_options
@@ -32,8 +33,8 @@ def command(out: Output, **given: Any) -> None:
     \b
     Examples:
       tinylora inspect adapter
-      tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
-      tinylora inspect models/Qwen2.5-0.5B --json
+      tinylora inspect adapter --base Qwen2.5-0.5B --save adapter.svg
+      tinylora inspect Qwen2.5-0.5B --json
     """
     from ..ops.inspect.run import inspect
 

@@ -5,7 +5,6 @@ Commands are imported when they run: `tinylora --help` costs neither NumPy nor t
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import sys
@@ -24,6 +23,7 @@ from .process import end_on_signals, keep_standard_streams
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
 from .shell.explained import explained
+from .shell.groups import LazyGroup
 from .shell.wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
@@ -41,29 +41,10 @@ COMMANDS = {
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
 
-
-class LazyGroup(click.Group):
-    """A group that imports a command's module only to run it or to show its own help."""
-
-    def __init__(
-        self, *arguments: Any, members: dict[str, tuple[str, str]], package: str | None = None, **given: Any
-    ) -> None:
-        super().__init__(*arguments, **given)
-        self.members, self._package = members, package
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.members)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.members:
-            return None
-        module = importlib.import_module(f".{self.members[cmd_name][0]}", self._package)
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self.members.items()])
+#: Commands about this program itself.
+ABOUT = {
+    "help": ("about.help", "Show the help of a command."),
+}
 
 
 class _ReaderGoneError(Exception):
@@ -90,15 +71,16 @@ class _Root(LazyGroup):
 
 @click.group(
     cls=_Root,
-    members=COMMANDS,
+    members=COMMANDS | ABOUT,
     package=__package__,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
-@click.version_option(__version__, "--version", prog_name="tinylora", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="tinylora", message="%(prog)s %(version)s")
 def group() -> None:
     """Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
 
-    Every command reads local paths, or Hub repositories written hf://owner/name[@revision].
+    Every command reads local paths, or Hub repositories written hf://owner/name[@revision]. `tinylora help COMMAND`
+    shows what one does, with examples.
     """
 
 
@@ -111,7 +93,7 @@ def main() -> NoReturn:
     try:
         try:
             with worded_by(OptionWords()), watching_inputs():
-                result = group(standalone_mode=False)
+                result = group(prog_name="tinylora", standalone_mode=False)
             sys.stdout.flush()
             sys.exit(result if isinstance(result, int) else 0)
         except click.ClickException as error:

@@ -43,6 +43,7 @@ COMMANDS = {
 
 #: Commands about this program itself.
 ABOUT = {
+    "completion": ("about.completion", "Print what makes a shell complete commands, options and files."),
     "help": ("about.help", "Show the help of a command."),
 }
 

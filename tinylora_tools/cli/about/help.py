@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..screens.terminal import say
 from ..shell.command import Command
 
 
+def _commands(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The commands of what is named so far."""
+    at: click.Command | None = ctx.find_root().command
+    for word in ctx.params.get("words") or ():
+        at = at.get_command(ctx, word) if isinstance(at, click.Group) else None
+    names = at.list_commands(ctx) if isinstance(at, click.Group) else []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 @click.command("help", cls=Command)
-@click.argument("words", nargs=-1, metavar="[COMMAND...]")
+@click.argument("words", nargs=-1, metavar="[COMMAND...]", shell_complete=_commands)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Show the help of a command.

@@ -57,7 +57,7 @@ def command(adapter: str, find: Callable[[str], Source], out: Output, **given: A
     \b
     Examples:
       tinylora convert packed adapter -o packed.safetensors --base Qwen2.5-0.5B
-      tinylora convert packed adapter -o out.safetensors --base Qwen2.5-0.5B --exact
+      tinylora convert packed first -o x.safetensors --base Qwen2.5-0.5B --exact
     """
     keep_freed_memory()
     from ...ops.convert.packed import pack

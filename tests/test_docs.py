@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tinylora_tools.cli.convert import FORMS
-from tinylora_tools.cli.main import COMMANDS, group
+from tinylora_tools.cli.main import ABOUT, COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +23,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *ABOUT])
 def test_every_command_is_documented(name: str) -> None:
     assert f"tinylora {name}" in (ROOT / "README.md").read_text()
     assert f"tinylora {name}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,7 +1,7 @@
 """How messages name what a caller can change.
 
 Operations mean an argument and say `argument("base", ...)`; a Python caller reads `base=...`. The command line words
-the same argument as its option while it runs an operation (`cli/wording.py`).
+the same argument as its option while it runs an operation (`cli/shell/wording.py`).
 """
 
 from __future__ import annotations

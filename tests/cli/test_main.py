@@ -17,8 +17,9 @@ import pytest
 from click.testing import CliRunner
 from fixture_data import ROOT, fixture
 
+from tinylora_tools import merge
 from tinylora_tools.cli.convert import FORMS
-from tinylora_tools.cli.main import COMMANDS, explained, group
+from tinylora_tools.cli.main import COMMANDS, group
 
 Run = Callable[..., Any]
 
@@ -174,6 +175,8 @@ def test_what_the_system_says_as_json(tinylora: Run, name: str) -> None:
 def test_wrong_usage_as_json(tinylora: Run, name: str) -> None:
     result = tinylora(*name.split(), *LINES[name], "--json", "--nonsense")
     error = json.loads(result.out)["error"]
+    for other in (("--format", "json"), ("--format=json",)):
+        assert tinylora(*name.split(), *LINES[name], *other, "--nonsense").out == result.out
     assert (result.code, error.pop("where"), error.pop("hint")) == (2, None, None)
     assert "--nonsense" in error.pop("message")
     assert error == {}
@@ -190,27 +193,6 @@ def test_commands_that_there_are_not(tinylora: Run) -> None:
 
 def test_the_version_is_the_packages(tinylora: Run) -> None:
     assert tinylora("--version").out == f"tinylora {version('tinylora-tools')}\n"
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "there isn't enough memory"),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-            "there isn't enough memory",
-        ),
-        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "there isn't enough memory"),
-        (ImportError("No module named 'ml_dtypes'"), "a library can't be loaded: No module named 'ml_dtypes'"),
-        (RuntimeError("can't start new thread"), "the system allows no more threads"),
-        (RuntimeError("a bug"), None),
-        (OSError(5, "Input/output error"), "reading or writing failed (Input/output error)"),
-    ],
-)
-def test_limits_of_the_system_are_messages_and_bugs_are_not(error: Exception, said: str | None) -> None:
-    found = explained(error)
-    assert (None if found is None else found.what) == said
-    assert found is None or found.hint
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -274,3 +256,79 @@ def test_an_interrupt_that_openblas_makes_is_none(tinylora: Run, monkeypatch: py
     monkeypatch.setattr("threading.Thread.start", refused)
     result = tinylora("inspect", fixture("peft021-13-numbers").adapter)
     assert (result.code, "the system allows no more threads" in result.err) == (1, True)
+
+
+#: What needs which library; none of them needs peft or transformers.
+NEEDS = {
+    "torch": [
+        ["factor", "BASE", "-o", "OUT.safetensors", "--target-modules", "q_proj"],
+        ["init", "BASE", "-o", "OUT", "--target-modules", "q_proj"],
+        ["convert", "packed", "ADAPTER", "--base", "BASE", "-o", "OUT.safetensors"],
+        ["verify-base", "ADAPTER", "--base", "BASE"],
+        ["verify-seed"],
+        ["project", "--seed", "1", "-u", "3", "-r", "2", "--digest", "--stream", "torch"],
+    ],
+    "numpy": [["inspect", "ADAPTER"], ["count", "BASE"], ["merge", "ADAPTER", "-o", "OUT"]],
+    "huggingface_hub": [["inspect", "hf://owner/name"]],
+    "rich": [["inspect", "ADAPTER", "--save", "OUT.svg"]],
+}
+
+#: What does without.
+DOES = {
+    "torch": [
+        ["inspect", "ADAPTER"],
+        ["inspect", "BASE"],
+        ["count", "BASE"],
+        ["merge", "ADAPTER", "--base", "BASE", "-o", "OUT", "--manifest"],
+        ["verify-output", "MERGED"],
+        ["convert", "lora", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+        ["convert", "peft", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+        ["verify-seed", "ADAPTER"],
+        ["project", "--seed", "1", "-u", "3", "-r", "2", "--digest"],
+    ],
+    "huggingface_hub": [["inspect", "ADAPTER"], ["verify-base", "ADAPTER", "--base", "BASE"]],
+    "rich": [["inspect", "ADAPTER"]],
+}
+
+_WITHOUT = """
+import sys
+gone = sys.argv.pop(1).split(",")
+class Gone:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in gone:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+from tinylora_tools.cli import main
+main()
+"""
+
+
+def without(library: str, arguments: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command where a library isn't installed, nor what would bring it along."""
+    case = fixture("peft021-layers")
+    if "MERGED" in arguments:
+        merge(case.adapter, tmp_path / "merged", base=case.base, manifest=True)
+    places = {"ADAPTER": str(case.adapter), "BASE": str(case.base), "MERGED": str(tmp_path / "merged")}
+    words = [places.get(word, word.replace("OUT", str(tmp_path / "out"))) for word in arguments]
+    command = [sys.executable, "-c", _WITHOUT, f"{library},peft,transformers", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT.parent)
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments"), [pytest.param(k, v, id=f"{k}: {' '.join(v[:2])}") for k, of in NEEDS.items() for v in of]
+)
+def test_a_library_that_is_missing(library: str, arguments: list[str], tmp_path: Path) -> None:
+    done = without(library, arguments, tmp_path)
+    assert (done.returncode, library != "rich" and done.stdout != "") == (1, False)  # what it shows, rich only draws
+    assert (
+        f"error: this needs {library}, which isn't installed\n  next: Install it: pip install {library}" in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments"), [pytest.param(k, v, id=f"{k}: {' '.join(v[:2])}") for k, of in DOES.items() for v in of]
+)
+def test_what_does_without_a_library(library: str, arguments: list[str], tmp_path: Path) -> None:
+    done = without(library, arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

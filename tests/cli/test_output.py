@@ -53,28 +53,45 @@ def test_what_a_warning_says_once_is_not_repeated_behind_the_report(capsys: pyte
     assert (printed.out, printed.err) == ("x\n", "warning: early\nwarning: late\n")
 
 
+def on_terminal(tmp_path: Path, *options: str, **settings: str) -> tuple[str, str]:
+    """What a merge puts into a pipe, and on the terminal that its stderr is."""
+    case = fixture("peft020-tiny")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tinylora_tools", "merge", case.adapter, "--base", case.base, "-f", *options]
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    done = subprocess.run(
+        [*command, "-o", tmp_path / "o"], stdout=subprocess.PIPE, stderr=theirs, text=True, check=False,
+        env={**kept, "TERM": "xterm", **settings}, cwd=ROOT.parent,
+    )  # fmt: skip
+    os.set_blocking(ours, False)
+    try:
+        shown = os.read(ours, 1 << 16).decode()
+    except BlockingIOError:
+        shown = ""
+    os.close(theirs)
+    os.close(ours)
+    return done.stdout, shown
+
+
 def test_progress_is_for_terminals_alone(tmp_path: Path) -> None:
     """A real terminal gets a bar on stderr, which -q takes away; a pipe gets none, and stdout never does."""
-    case = fixture("peft020-tiny")
-
-    def on_terminal(*options: str) -> tuple[str, str]:
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "tinylora_tools", "merge", case.adapter, "--base", case.base, "-f", *options]
-        done = subprocess.run(
-            [*command, "-o", tmp_path / "o"], stdout=subprocess.PIPE, stderr=theirs, text=True, check=True,
-            env={**os.environ, "TERM": "xterm"}, cwd=ROOT.parent,
-        )  # fmt: skip
-        os.set_blocking(ours, False)
-        try:
-            shown = os.read(ours, 1 << 16).decode()
-        except BlockingIOError:
-            shown = ""
-        os.close(theirs)
-        os.close(ours)
-        return done.stdout, shown
-
-    report, bar = on_terminal()
+    report, bar = on_terminal(tmp_path)
     assert "Merging" in bar
+    assert "\n" not in bar
+    assert bar.endswith("\r\x1b[2K")
     assert report.startswith("Wrote ")
     assert "Merging" not in report
-    assert on_terminal("-q") == ("", "")
+    assert on_terminal(tmp_path, "-q") == ("", "")
+
+
+def test_a_dumb_terminal_gets_no_bar_and_no_escapes(tmp_path: Path) -> None:
+    assert on_terminal(tmp_path, TERM="dumb")[1] == ""
+    assert on_terminal(tmp_path, "--scale", "1e9", "--dtype", "fp16", TERM="dumb")[1].startswith("error: ")
+
+
+def test_colours_are_for_who_wants_them(tmp_path: Path) -> None:
+    wrong = ("--dtype", "fp16", "--scale", "1e9")
+    red = "\x1b[31m\x1b[1merror: \x1b[0m"
+    assert red in on_terminal(tmp_path, *wrong)[1]
+    assert red in on_terminal(tmp_path, *wrong, TERM="dumb", FORCE_COLOR="1")[1]
+    assert "\x1b[31m" not in on_terminal(tmp_path, *wrong, NO_COLOR="1")[1]

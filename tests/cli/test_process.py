@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damage import snapshot
@@ -117,3 +121,64 @@ def test_a_terminal_that_is_closed_is_a_request_to_end_but_under_nohup() -> None
     heeded = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # whatever these tests are run under
     assert python(code.format(heeded)).split("\n") == ["129", "cleaned up"]
     assert python(code.format("signal.signal(signal.SIGHUP, signal.SIG_IGN)")) == "cleaned up"
+
+
+@pytest.mark.parametrize("form", ["table", "json", "markdown", "csv"])
+@pytest.mark.parametrize("command", ["inspect", "verify-seed"])
+def test_a_reader_that_has_gone_is_141(command: str, form: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    words = [sys.executable, "-m", "tinylora_tools", command, fixture("peft021-13-numbers").adapter, "--format", form]
+    done = subprocess.run(words, stdout=theirs, stderr=subprocess.PIPE, check=False, cwd=ROOT.parent)
+    os.close(theirs)
+    assert (done.returncode, b"Traceback" in done.stderr) == (141, False), done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_will_do(encoding: str, tmp_path: Path) -> None:
+    """Rules and bars have stand-ins, names that it lacks are escaped."""
+    shutil.copytree(fixture("peft020-tiny").adapter, tmp_path / "模型é")
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    words = [sys.executable, "-m", "tinylora_tools", "inspect", tmp_path / "模型é"]
+    done = subprocess.run(words, capture_output=True, check=False, cwd=ROOT.parent, env=environment)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.decode(encoding)
+    assert ("模型" if encoding == "utf-8" else "\\u6a21\\u578b") in shown
+    assert ("───" if encoding == "utf-8" else "---") in shown
+
+
+#: What takes what; OUT is made new each time.
+NAMES = {
+    "inspect": ["inspect", "ADAPTER"],
+    "inspect of a base": ["inspect", "BASE", "--json"],
+    "count": ["count", "BASE", "--format", "csv"],
+    "init": ["init", "BASE", "-o", "OUT", "--target-modules", "q_proj"],
+    "factor": ["factor", "BASE", "-o", "OUT.safetensors", "--target-modules", "q_proj"],
+    "merge": ["merge", "ADAPTER", "--base", "BASE", "-o", "OUT", "--manifest"],
+    "convert lora": ["convert", "lora", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+    "convert peft": ["convert", "peft", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+    "convert packed": ["convert", "packed", "ADAPTER", "--base", "BASE", "-o", "OUT.safetensors"],
+    "verify-base": ["verify-base", "ADAPTER", "--base", "BASE", "--format", "markdown"],
+    "verify-seed": ["verify-seed", "ADAPTER", "--base", "BASE", "--record", "OUT.json"],
+    "project": ["project", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+    "architecture": ["architecture", "BASE", "-o", "OUT.json"],
+    "a picture": ["inspect", "ADAPTER", "--save", "OUT.svg"],
+    "a page": ["inspect", "ADAPTER", "--save", "OUT.html"],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_are_not_utf_8(tinylora: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    case, odd = fixture("peft021-layers"), os.fsdecode(b"caf\xe9 \xff")
+    places = {"ADAPTER": case.adapter, "BASE": case.base}
+    for place, path in places.items():
+        shutil.copytree(path, tmp_path / odd / (place + odd))
+    words = [
+        tmp_path / odd / (word + odd) if word in places else word.replace("OUT", str(tmp_path / odd / f"out{odd}"))
+        for word in NAMES[name]
+    ]
+    result = tinylora(*words)
+    assert result.code == 0, result
+    assert ("OUT" in "".join(NAMES[name])) == any(path.name.startswith("out") for path in (tmp_path / odd).iterdir())
+    json.loads(result.out) if "--json" in words else None

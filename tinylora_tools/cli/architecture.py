@@ -12,12 +12,13 @@ from .options import SOURCE, force_option, output_option, output_options
 from .output import Output
 from .screens.blocks import Block, Text
 from .screens.words import plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.architecture.run import ArchitectureReport
 
 
-@click.command("architecture")
+@click.command("architecture", cls=Command)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("FILE", "Write the description here, for the other commands' --architecture.", required=False)
 @click.option("--trust-remote-code", is_flag=True, help="Run code that BASE brings along. Only if you trust it.")
@@ -32,8 +33,8 @@ def command(base: str, output: Path | None, trust_remote_code: bool, force: bool
 
     \b
     Examples:
-      tinylora architecture models/Mine-7B -o mine.json
-      tinylora merge adapter --base models/Mine-7B --architecture mine.json
+      tinylora architecture Mine-7B -o mine.json
+      tinylora merge adapter --base Mine-7B --architecture mine.json -o merged
     """
     from ..ops.architecture.run import architecture
 

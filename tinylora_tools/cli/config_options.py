@@ -72,7 +72,9 @@ _TARGET_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--task-type",
         type=click.Choice(TASK_TYPES, case_sensitive=False),
-        help="Which class of the model is adapted. Default: the one that the base's config.json names.",
+        metavar="TYPE",
+        help=f"Which class of the model is adapted: {', '.join(TASK_TYPES)}. Default: the one that the base's "
+        "config.json names.",
     ),
     click.option(
         "--modules-to-save",
@@ -92,7 +94,9 @@ _TRAINING_OPTIONS: tuple[Decorator, ...] = (
         show_default=True,
         help="From 0, own vectors, to 1, one.",
     ),
-    click.option("--projection-seed", type=int, default=_DEFAULT.projection_seed, show_default=True),
+    click.option(
+        "--projection-seed", type=int, default=_DEFAULT.projection_seed, show_default=True, help="What P is drawn from."
+    ),
     click.option(
         "--save-projection/--no-save-projection", default=_DEFAULT.save_projection, show_default=True, help="Store P."
     ),
@@ -103,7 +107,13 @@ _TRAINING_OPTIONS: tuple[Decorator, ...] = (
         show_default=True,
         help="Of --init-weights uniform.",
     ),
-    click.option("--tinylora-dropout", type=FINITE, default=_DEFAULT.tinylora_dropout, show_default=True),
+    click.option(
+        "--tinylora-dropout",
+        type=FINITE,
+        default=_DEFAULT.tinylora_dropout,
+        show_default=True,
+        help="Of the layers' inputs, in training.",
+    ),
     click.option(
         "--fan-in-fan-out/--no-fan-in-fan-out",
         default=None,

@@ -13,12 +13,13 @@ from .options import SOURCE, output_options
 from .output import Output
 from .screens.blocks import Block, Facts, Table, columns
 from .screens.words import plural, size
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.create.count import CountReport
 
 
-@click.command("count")
+@click.command("count", cls=Command)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @adapter_options
 @adapter_dtype_option
@@ -34,8 +35,8 @@ def command(out: Output, **given: Any) -> None:
 
     \b
     Examples:
-      tinylora count models/Qwen2.5-0.5B --target-modules all-linear -u 13 --weight-tying 1
-      tinylora count models/Qwen2.5-0.5B --target-modules all-linear --budget 13
+      tinylora count Qwen2.5-0.5B -u 13 --weight-tying 1
+      tinylora count Qwen2.5-0.5B --target-modules all-linear --budget 13
     """
     from ..ops.create.count import count
 

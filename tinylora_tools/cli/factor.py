@@ -13,12 +13,13 @@ from .output import Output
 from .process import keep_freed_memory
 from .screens.blocks import Block, Table, Text, columns, written
 from .screens.words import bars, by_kind, extent, plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.factor import FactorReport, ModuleFactors
 
 
-@click.command("factor")
+@click.command("factor", cls=Command)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("FILE", "A .safetensors file.")
 @target_options
@@ -34,8 +35,8 @@ def command(out: Output, **given: Any) -> None:
 
     \b
     Examples:
-      tinylora factor models/Qwen2.5-0.5B -o factors.safetensors --target-modules all-linear
-      tinylora factor models/Qwen2.5-0.5B -o factors.safetensors -r 8 --target-modules 'model.layers.0..*_proj'
+      tinylora factor Qwen2.5-0.5B -o f.safetensors --target-modules all-linear
+      tinylora factor Qwen2.5-0.5B -o f.safetensors -r 8 --target-modules q_proj
     """
     keep_freed_memory()
     from ..ops.factor import factor

@@ -14,13 +14,14 @@ from .output import Output
 from .process import keep_freed_memory
 from .screens.blocks import Block, written
 from .screens.words import plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..formats.peft.config import TinyLoraConfig
     from ..ops.create.init import InitReport
 
 
-@click.command("init")
+@click.command("init", cls=Command)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("OUT", "Directory to make.")
 @adapter_options
@@ -42,8 +43,8 @@ def command(config: TinyLoraConfig, base_model: str | None, out: Output, **given
 
     \b
     Examples:
-      tinylora init models/Qwen2.5-0.5B -o adapter -u 13 --weight-tying 1 --target-modules all-linear
-      tinylora init models/Qwen2.5-0.5B -o adapter -r 4 --target-modules q_proj,v_proj --task-type CAUSAL_LM
+      tinylora init Qwen2.5-0.5B -o adapter -u 13 --weight-tying 1
+      tinylora init Qwen2.5-0.5B -o adapter -r 4 --target-modules q_proj,v_proj
     """
     keep_freed_memory()
     from ..ops.create.init import init

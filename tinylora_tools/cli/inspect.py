@@ -12,6 +12,7 @@ from .output import Output
 from .process import leave_threads_to_us
 from .screens.blocks import Block, Facts, Table, columns
 from .screens.words import by_kind, extent, plural, size, some_of
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..ops.inspect.packed import PackedReport
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("source", type=SOURCE, metavar="SOURCE")
 @base_option
 @numbering_options
@@ -33,8 +34,8 @@ def command(out: Output, **given: Any) -> None:
     \b
     Examples:
       tinylora inspect adapter
-      tinylora inspect adapter_model.safetensors --base models/Qwen2.5-0.5B
-      tinylora inspect models/Qwen2.5-0.5B --json
+      tinylora inspect adapter --base Qwen2.5-0.5B --save adapter.svg
+      tinylora inspect Qwen2.5-0.5B --json
     """
     leave_threads_to_us()
     from ..ops.inspect.run import inspect

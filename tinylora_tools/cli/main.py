@@ -5,10 +5,10 @@ Commands are imported when they run: `tinylora --help` costs neither NumPy nor t
 
 from __future__ import annotations
 
-import importlib
+import itertools
 import os
-import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -22,7 +22,9 @@ from .output import print_error, print_json
 from .process import end_on_signals, keep_standard_streams, may_start_threads
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
-from .wording import OptionWords
+from .shell.explained import NO_MORE_THREADS, explained
+from .shell.groups import LazyGroup
+from .shell.wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
 COMMANDS = {
@@ -39,39 +41,11 @@ COMMANDS = {
     "verify-seed": ("verify_seed", "Verify that projections reproduce, here or in an adapter."),
 }
 
-
-#: What libraries say of limits in errors that have no type of their own.
-_NO_MEMORY = re.compile(r"not enough memory|[Cc]an.?t allocate memory|Cannot allocate memory|bad_alloc|map segment")
-_NO_THREADS = re.compile(r"can't start new thread|Resource temporarily unavailable|pthread_create")
-
-
-_NO_MORE_THREADS = TinyLoraError(
-    "the system allows no more threads", hint="Raise the limit (ulimit -u), or end other programs."
-)
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command's module only to run it or to show its own help."""
-
-    def __init__(
-        self, *arguments: Any, members: dict[str, tuple[str, str]], package: str | None = None, **given: Any
-    ) -> None:
-        super().__init__(*arguments, **given)
-        self.members, self._package = members, package
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.members)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.members:
-            return None
-        module = importlib.import_module(f".{self.members[cmd_name][0]}", self._package)
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self.members.items()])
+#: Commands about this program itself.
+ABOUT = {
+    "completion": ("about.completion", "Print what makes a shell complete commands, options and files."),
+    "help": ("about.help", "Show the help of a command."),
+}
 
 
 class _ReaderGoneError(Exception):
@@ -98,15 +72,16 @@ class _Root(LazyGroup):
 
 @click.group(
     cls=_Root,
-    members=COMMANDS,
+    members=COMMANDS | ABOUT,
     package=__package__,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
-@click.version_option(__version__, "--version", prog_name="tinylora", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="tinylora", message="%(prog)s %(version)s")
 def group() -> None:
     """Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
 
-    Every command reads local paths, or Hub repositories written hf://owner/name[@revision].
+    Every command reads local paths, or Hub repositories written hf://owner/name[@revision]. `tinylora help COMMAND`
+    shows what one does, with examples.
     """
 
 
@@ -115,11 +90,11 @@ def main() -> NoReturn:
     130 for an interrupt, 143 and 129 for other requests to end; 141 where the reader of stdout has gone."""
     keep_standard_streams()
     end_on_signals()
-    as_json = "--json" in sys.argv[1:]
+    as_json = _wants_json(sys.argv[1:])
     try:
         try:
             with worded_by(OptionWords()), watching_inputs():
-                result = group(standalone_mode=False)
+                result = group(prog_name="tinylora", standalone_mode=False)
             sys.stdout.flush()
             sys.exit(result if isinstance(result, int) else 0)
         except click.ClickException as error:
@@ -129,7 +104,7 @@ def main() -> NoReturn:
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort) as error:
             if not may_start_threads():  # OpenBLAS interrupts the process that it lives in, where it can't
-                print_error(_NO_MORE_THREADS, as_json=as_json)
+                print_error(NO_MORE_THREADS, as_json=as_json)
                 sys.exit(1)
             kept = str(error.__cause__ or error) or "nothing half-written was kept"  # click wraps the interrupt
             print_lines(paragraph(f"Interrupted; {kept}.", terminal_of(sys.stderr).room.width), err=True)
@@ -148,34 +123,10 @@ def main() -> NoReturn:
         _end_unheard(error)
 
 
-def explained(error: Exception) -> TinyLoraError | None:
-    """What went wrong for reasons outside this program, as a message; None for a bug."""
-    if isinstance(error, (TinyLoraError, BrokenPipeError, _ReaderGoneError)):
-        return error if isinstance(error, TinyLoraError) else None
-    if isinstance(error, OSError):
-        return _said_by_the_system(error)
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return TinyLoraError("there isn't enough memory", hint="Free some, or raise the limit (ulimit -v).")
-    if isinstance(error, ImportError):
-        return TinyLoraError(
-            f"a library can't be loaded: {str(error).splitlines()[0]}",
-            hint="Install tinylora-tools anew; if the message is about memory, raise the limit (ulimit -v).",
-        )
-    if _NO_THREADS.search(str(error)):
-        return _NO_MORE_THREADS
-    return None
-
-
-def _said_by_the_system(error: OSError) -> TinyLoraError:
-    """What the operating system says, of a file where it names one."""
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return TinyLoraError(f"reading or writing failed ({reason})", hint="Check the disk and its free space.")
-    return TinyLoraError(
-        f"can't be used ({reason})",
-        where=os.fsdecode(error.filename),
-        hint="Check that the path is right and that you have access to it.",
-    )
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether errors are to be JSON too; asked of the words alone, for they may be what is wrong."""
+    pairs = itertools.pairwise(words)
+    return "--json" in words or "--format=json" in words or ("--format", "json") in pairs
 
 
 def _end_unheard(error: OSError) -> NoReturn:

@@ -27,6 +27,7 @@ from .process import keep_freed_memory, leave_threads_to_us
 from .screens.blocks import Block, Text, written
 from .screens.heat import heat_map
 from .screens.words import plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.merge.report import MergeReport
@@ -61,7 +62,7 @@ _own_options = all_of(
 )
 
 
-@click.command("merge")
+@click.command("merge", cls=Command)
 @click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
 @base_option
@@ -84,7 +85,7 @@ def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, *
     \b
     Examples:
       tinylora merge adapter -o merged
-      tinylora merge adapter --base models/Qwen2.5-0.5B -o merged --dtype float32
+      tinylora merge adapter --base Qwen2.5-0.5B -o merged --dtype float32
       tinylora merge first second --scale 1 --scale 0.5 -o merged
     """
     scale = several(scales, adapters)

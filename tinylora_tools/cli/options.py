@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..checks import DTYPES, SHORT_DTYPES
 from ..errors import FormatError
@@ -32,6 +33,9 @@ class Source(click.ParamType):  # type: ignore[type-arg]
             return checked(value)
         except FormatError as error:
             self.fail(f"{value} {error.what}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Finite(click.types.FloatParamType):

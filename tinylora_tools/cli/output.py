@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-
 from ..errors import OutputError, TinyLoraError
 from ..progress import NoProgress, Progress
 from .screens.bar import Bar
@@ -18,7 +16,8 @@ from .screens.blocks import Block
 from .screens.forms import as_csv, as_json, as_markdown
 from .screens.page import Room, Rows, page
 from .screens.paragraph import Span, labelled
-from .screens.terminal import print_lines, terminal_of
+from .screens.terminal import print_lines, say, terminal_of
+from .screens.words import printable
 
 T = TypeVar("T")
 
@@ -58,9 +57,9 @@ class Output:
         if self.form == "json":
             print_json(fields)
         elif self.form == "csv":
-            click.echo(as_csv(report, fields, rows), nl=False)
+            say(as_csv(report, fields, rows).rstrip("\n"))
         elif self.form == "markdown":
-            click.echo(as_markdown(render(report)), nl=False)
+            say(as_markdown(render(report)).rstrip("\n"))
         elif not self.quiet:
             print_lines(page(render(report), terminal_of(sys.stdout).room, self.rows))
         if self.save is not None:
@@ -76,7 +75,7 @@ class Output:
 
         shown = terminal_of(sys.stdout).room
         room = Room(shown.width or _PICTURE, shown.height)
-        title = " ".join(["tinylora", *sys.argv[1:]])
+        title = printable(" ".join(["tinylora", *sys.argv[1:]]))
         drawn = picture(page(blocks, room, self.rows), path.suffix, title)
         with staged_file(path, force=self.force) as partial:
             partial.write_text(drawn, encoding="utf-8")
@@ -105,7 +104,7 @@ class Output:
 
 def print_json(value: object) -> None:
     """JSON on stdout."""
-    click.echo(as_json(value))
+    say(as_json(value))
 
 
 def print_error(error: TinyLoraError, *, as_json: bool) -> None:

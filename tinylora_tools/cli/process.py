@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -48,7 +49,7 @@ def may_start_threads() -> bool:
 
 def keep_standard_streams() -> None:
     """Open what of stdin, stdout and stderr is closed, as leading nowhere: else the first file that is opened gets its
-    number, and what anybody prints."""
+    number, and what anybody prints. What an encoding lacks is printed as an escape."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -56,6 +57,9 @@ def keep_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free: this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def end_on_signals() -> None:

@@ -23,12 +23,13 @@ from .screens.blocks import Block, Text
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines
 from .screens.words import plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.project import ProjectReport
 
 
-@click.command("project")
+@click.command("project", cls=Command)
 @click.argument("adapter", required=False, type=SOURCE, metavar="[ADAPTER]")
 @click.option("--seed", type=int, help="The projection seed: P.i is drawn from seed + i.")
 @click.option("-u", type=int, help="Length of the trained vector.")
@@ -69,7 +70,6 @@ def command(
     \b
     Examples:
       tinylora project --seed 42 -u 13 -r 2 --count 196 --digest
-      tinylora project --seed 42 -u 13 -r 2 --count 196 --dtype bfloat16 -o P.safetensors
       tinylora project adapter -o adapter-with-projections
     """
     from ..ops.project import project, project_seeds

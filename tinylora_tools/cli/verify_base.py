@@ -12,6 +12,7 @@ from .output import Output
 from .process import keep_freed_memory
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import by_kind, plural, scientific, some_of
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.verify.base import BaseReport, ModuleVerdict
@@ -33,7 +34,7 @@ _NEXT = {
 }
 
 
-@click.command("verify-base")
+@click.command("verify-base", cls=Command)
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @base_option
 @click.option(
@@ -61,9 +62,9 @@ def command(out: Output, **given: Any) -> int:
 
     \b
     Examples:
-      tinylora verify-base adapter --base models/Qwen2.5-0.5B
-      tinylora verify-base adapter --base hf://Qwen/Qwen2.5-0.5B --all
-      tinylora verify-base adapter --base models/Qwen2.5-0.5B --against merged --json
+      tinylora verify-base adapter --base Qwen2.5-0.5B
+      tinylora verify-base adapter --base Qwen2.5-0.5B --all
+      tinylora verify-base adapter --base Qwen2.5-0.5B --against merged --json
     """
     keep_freed_memory()
     from ..ops.verify.base import verify_base

@@ -12,12 +12,13 @@ from .output import Output
 from .process import keep_freed_memory, leave_threads_to_us
 from .screens.blocks import Block, Items, Text
 from .screens.words import plural
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.merge.verify_output import OutputReport
 
 
-@click.command("verify-output")
+@click.command("verify-output", cls=Command)
 @click.argument("output", type=SOURCE, metavar="DIR")
 @click.argument("adapters", nargs=-1, type=SOURCE, metavar="[ADAPTER...]")
 @base_option
@@ -34,7 +35,7 @@ def command(out: Output, adapters: tuple[str, ...], **given: Any) -> int:
     \b
     Examples:
       tinylora verify-output merged
-      tinylora verify-output merged adapter --base models/Qwen2.5-0.5B --sample 20
+      tinylora verify-output merged adapter --base Qwen2.5-0.5B --sample 20
     """
     leave_threads_to_us()
     keep_freed_memory()

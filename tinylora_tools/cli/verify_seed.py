@@ -12,6 +12,7 @@ from .output import Output
 from .process import keep_freed_memory
 from .screens.blocks import Block, Table, Text, columns
 from .screens.words import scientific
+from .shell.command import Command
 
 if TYPE_CHECKING:
     from ..ops.verify.adapter import AdapterVerdict
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..ops.verify.seed import VerifyReport
 
 
-@click.command("verify-seed")
+@click.command("verify-seed", cls=Command)
 @click.argument("adapter", required=False, type=SOURCE, metavar="[ADAPTER]")
 @base_option
 @numbering_options
@@ -56,11 +57,10 @@ def command(out: Output, **given: Any) -> int:
 
     \b
     Examples:
-      tinylora verify-seed
       tinylora verify-seed adapter
       tinylora verify-seed --record golden.json
       tinylora verify-seed --golden golden.json
-      tinylora verify-seed old-adapter --against merged --base models/Qwen2.5-0.5B
+      tinylora verify-seed old-adapter --against merged --base Qwen2.5-0.5B
     """
     keep_freed_memory()
     from ..ops.verify.seed import verify_seed

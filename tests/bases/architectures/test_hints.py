@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinylora_tools.bases.architectures.hints import order_hint, way_out
-from tinylora_tools.cli.wording import OptionWords
+from tinylora_tools.cli.shell.wording import OptionWords
 from tinylora_tools.wording import worded_by
 
 

@@ -44,7 +44,3 @@ def test_facts_and_tables_stand_apart() -> None:
     lines = shown([Facts("Checkpoint", "at/here", {"Files": "1", "Parameters": "2"}), KINDS, Text("end")], Room())
     assert lines[:4] == ["Checkpoint  at/here", "  Files       1", "  Parameters  2", ""]
     assert lines[-2:] == ["", "end"]
-
-
-def test_rules_in_ascii() -> None:
-    assert all(line.isascii() for line in shown([MODULES], Room(unicode=False)))

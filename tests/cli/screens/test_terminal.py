@@ -62,8 +62,10 @@ def test_sizes(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_encodings() -> None:
-    assert terminal_of(io.TextIOWrapper(io.BytesIO(), "ascii")).room.unicode is False
-    assert terminal_of(io.TextIOWrapper(io.BytesIO(), "utf-8")).room.unicode is True
+    shown = "\u2500\u2500 \u2588\u2584\u2581 \u2591"
+    assert terminal_of(io.TextIOWrapper(io.BytesIO(), "ascii")).spelled(shown) == "-- 841 ."
+    assert terminal_of(io.TextIOWrapper(io.BytesIO(), "latin-1")).spelled(shown) == "-- 841 ."
+    assert terminal_of(io.TextIOWrapper(io.BytesIO(), "utf-8")).spelled(shown) == shown
 
 
 def test_looks(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..main import LazyGroup
+from ..shell.groups import LazyGroup
 
 #: Form to its module in this package and its one line of help.
 FORMS = {
@@ -23,6 +23,5 @@ def command() -> None:
     \b
     Examples:
       tinylora convert lora adapter -o lora
-      tinylora convert peft adapter.safetensors -o adapter --base models/Qwen2.5-0.5B
-      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B
+      tinylora convert packed adapter -o packed.safetensors --base Qwen2.5-0.5B
     """

@@ -25,6 +25,7 @@ from ..output import Output
 from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
+from ..shell.command import Command
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ...ops.convert.lora import LoraReport
 
 
-@click.command("lora")
+@click.command("lora", cls=Command)
 @click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
 @base_option

@@ -21,6 +21,7 @@ from ..output import Output
 from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural, size
+from ..shell.command import Command
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ...ops.convert.packed import PackReport
 
 
-@click.command("packed")
+@click.command("packed", cls=Command)
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @output_option("OUT", "The .safetensors file to make.")
 @click.option(
@@ -55,8 +56,8 @@ def command(adapter: str, find: Callable[[str], Source], out: Output, **given: A
 
     \b
     Examples:
-      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B
-      tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B --exact
+      tinylora convert packed adapter -o packed.safetensors --base Qwen2.5-0.5B
+      tinylora convert packed first -o x.safetensors --base Qwen2.5-0.5B --exact
     """
     keep_freed_memory()
     from ...ops.convert.packed import pack

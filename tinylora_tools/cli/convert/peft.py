@@ -22,6 +22,7 @@ from ..output import Output
 from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
+from ..shell.command import Command
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ...ops.convert.peft import PeftReport
 
 
-@click.command("peft")
+@click.command("peft", cls=Command)
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @output_option("OUT", "Directory to make.")
 @base_option
@@ -59,9 +60,8 @@ def command(adapter: str, find: Callable[[str], Source], out: Output, **given: A
 
     \b
     Examples:
-      tinylora convert peft old-adapter -o adapter --save-projection --adapter-dtype bf16
-      tinylora convert peft adapter.safetensors -o adapter --base models/Qwen2.5-0.5B
-      tinylora convert peft step_000000100 -o adapter --base models/Qwen2.5-0.5B --setting rank=2 --setting alpha=1
+      tinylora convert peft old-adapter -o adapter --save-projection
+      tinylora convert peft packed.safetensors -o adapter --base Qwen2.5-0.5B
     """
     keep_freed_memory()
     from ...ops.convert.peft import to_peft

@@ -37,7 +37,11 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     return all_of(
         click.option(
-            "--from", "kind", type=click.Choice(_FORMS), help="Insist on what ADAPTER is. Default: what its files tell."
+            "--from",
+            "kind",
+            type=click.Choice(_FORMS),
+            metavar="FORM",
+            help=f"Insist on what ADAPTER is: {', '.join(_FORMS)}. Default: what its files tell.",
         ),
         numbering_options,
         click.option(

@@ -12,6 +12,7 @@ from .words import printable, size, width_of
 
 #: Seconds between two pictures, and how long the bar itself is.
 _EVERY, _LENGTH = 0.1, 20
+_FULL, _EMPTY = "\u2588", "\u2591"
 _CLEAR = "\r\x1b[2K"
 
 
@@ -57,15 +58,14 @@ class Bar:
         if not self._what or now - self._drawn < _EVERY:
             return
         self._drawn, self._shown = now, True
-        room = terminal_of(self._stream).room
-        text = line(
-            self._what, self._item, self._done, self._total, now - self._began, (room.width or 80) - 1, room.unicode
-        )
-        self._stream.write(f"{_CLEAR}{text}\r")
+        terminal = terminal_of(self._stream)
+        width = (terminal.room.width or 80) - 1
+        text = line(self._what, self._item, self._done, self._total, now - self._began, width)
+        self._stream.write(f"{_CLEAR}{terminal.spelled(text)}\r")
         self._stream.flush()
 
 
-def line(what: str, item: str, done: int, total: int, seconds: float, width: int, unicode: bool = True) -> str:
+def line(what: str, item: str, done: int, total: int, seconds: float, width: int) -> str:
     """One picture of at most `width` columns: what doesn't fit is left out, the least important first."""
     share = min(1.0, done / total) if total else 0.0
     text = f"{what} {share:4.0%}"
@@ -77,9 +77,8 @@ def line(what: str, item: str, done: int, total: int, seconds: float, width: int
         if width_of(text) + 2 + len(part) <= width:
             text += f"  {part}"
     if width_of(text) + 1 + _LENGTH <= width:
-        full, empty = ("\u2588", "\u2591") if unicode else ("#", "-")
         filled = round(share * _LENGTH)
-        text = text.replace(what, f"{what} {full * filled}{empty * (_LENGTH - filled)}", 1)
+        text = text.replace(what, f"{what} {_FULL * filled}{_EMPTY * (_LENGTH - filled)}", 1)
     room = width - width_of(text) - 2
     return f"{text}  {from_the_right(item, room)}" if item and room >= 12 else text[:width]
 

@@ -11,16 +11,16 @@ from .words import printable, some_of, width_of
 #: What is left of a name, at least, and between columns, at best and where it is narrow.
 _LEAST_NAME, _GAP, _NARROW_GAP = 12, 3, 2
 
+_RULE = "\u2500"
 
-def grid(table: Table, width: int | None, rule: str = "\u2500") -> Iterator[Line]:
+
+def grid(table: Table, width: int | None) -> Iterator[Line]:
     """A table's lines, its notes behind them; no number and no text is cut, names are from the left.
 
     Parameters
     ----------
     width : int, optional
         Columns that there are; None for as many as it takes.
-    rule : str
-        The character below the titles.
     """
     rows = [[_cell(cell) for cell in row] for row in table.rows]
     widths = [
@@ -34,7 +34,7 @@ def grid(table: Table, width: int | None, rule: str = "\u2500") -> Iterator[Line
         for row in rows:
             yield from _record(table.columns, row, width)
     else:
-        yield from _side_by_side(table.columns, rows, fitting or widths, gap, rule)
+        yield from _side_by_side(table.columns, rows, fitting or widths, gap)
     yield from notes(table.notes, width)
 
 
@@ -81,10 +81,10 @@ def _narrowed(leasts: Mapping[int, int], widths: Sequence[int], room: int) -> li
 
 
 def _side_by_side(
-    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], widths: Sequence[int], gap: int, rule: str
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], widths: Sequence[int], gap: int
 ) -> Iterator[Line]:
     yield _row(columns, [Cell(column.title) for column in columns], widths, gap, heading=True)
-    yield (Span(rule * (sum(widths) + gap * (len(widths) - 1)), "faint"),)
+    yield (Span(_RULE * (sum(widths) + gap * (len(widths) - 1)), "faint"),)
     for row in rows:
         yield _row(columns, row, widths, gap)
 

@@ -20,12 +20,10 @@ _LEAST_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What there is to show something in: columns and lines, None where there is no end to them; and whether there are
-    more characters than ASCII's."""
+    """What there is to show something in: columns and lines, None where there is no end to them."""
 
     width: int | None = None
     height: int | None = None
-    unicode: bool = True
 
 
 def page(blocks: Iterable[Block], room: Room, rows: Rows = "auto") -> list[Line]:
@@ -86,7 +84,7 @@ def _lines(block: Block, room: Room) -> Iterator[Line]:
             yield from labelled(Span(f"  {label:<{wide}}"), text, room.width, wide + 2)
     else:
         if isinstance(block, Table):
-            yield from grid(block, room.width, "\u2500" if room.unicode else "-")
+            yield from grid(block, room.width)
         else:
             for text in block.rows:
                 yield from paragraph(text, room.width, indent=2)

@@ -30,13 +30,23 @@ _LOOKS: dict[str, dict[str, Any]] = {
 SHADES = (230, 223, 216, 209, 202)
 
 
+#: What stands for rules and bars where the encoding lacks them: a bar's height as a digit.
+_PLAIN = str.maketrans("\u2500\u2591\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "-.12345678")
+
+
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """What a stream leads to. `room` has no width and no height where it is a pipe or a file."""
+    """What a stream leads to. `room` has no width and no height where it is a pipe or a file; a `plain` one has no
+    characters for rules and bars."""
 
     room: Room
     colour: bool
     cursor: bool
+    plain: bool
+
+    def spelled(self, text: str) -> str:
+        """A text in characters that it has, as far as they are ours."""
+        return text.translate(_PLAIN) if self.plain else text
 
 
 def terminal_of(stream: TextIO) -> Terminal:
@@ -44,7 +54,7 @@ def terminal_of(stream: TextIO) -> Terminal:
     there = stream.isatty()
     dumb = os.environ.get("TERM") == "dumb"
     width, height = _measures(stream) if there else (None, None)
-    return Terminal(Room(width, height, _has(stream, "\u2500\u2588")), _colour(there, dumb), there and not dumb)
+    return Terminal(Room(width, height), _colour(there, dumb), there and not dumb, not _has(stream, "\u2500\u2588"))
 
 
 def _colour(there: bool, dumb: bool) -> bool:
@@ -78,14 +88,20 @@ def _has(stream: TextIO, characters: str) -> bool:
     return True
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """A text on stdout or stderr, in the encoding that was asked for (click has UTF-8 in place of ASCII)."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
 def print_lines(lines: Iterable[Line], *, err: bool = False) -> None:
     """Lines on stdout or stderr, with what it can of their looks."""
     stream = sys.stderr if err else sys.stdout
-    colour = terminal_of(stream).colour
+    terminal = terminal_of(stream)
     for line in lines:
-        click.echo(
-            "".join(map(_looking, line)) if colour else "".join(span.text for span in line), err=err, color=colour
-        )
+        text = "".join(map(_looking, line)) if terminal.colour else "".join(span.text for span in line)
+        say(terminal.spelled(text), err=err)
 
 
 def _looking(span: Span) -> str:

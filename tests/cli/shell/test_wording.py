@@ -11,7 +11,7 @@ import pytest
 
 import tinylora_tools
 from tinylora_tools.cli.main import group
-from tinylora_tools.cli.wording import OptionWords
+from tinylora_tools.cli.shell.wording import OptionWords
 from tinylora_tools.wording import argument, call, worded_by
 
 PACKAGE = Path(tinylora_tools.__file__).parent

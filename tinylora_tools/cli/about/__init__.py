@@ -1,0 +1,1 @@
+"""Commands about this program itself: help, completion, what a bug report needs."""

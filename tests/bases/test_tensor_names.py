@@ -91,7 +91,7 @@ def test_whether_embeddings_are_tied(config: dict[str, object], tied: bool) -> N
     """As a model of this configuration has them."""
     found = from_config(config)
     assert found is not None
-    assert [tie.holds for tie in found.all_ties] == [tied]
+    assert [tie.holds for tie in found.ties.all] == [tied]
     small = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**{**config, **small, "vocab_size": 8})

@@ -211,7 +211,7 @@ def test_unknown_modules_and_models_are_said_so() -> None:
 def test_ties_are_not_known_without_a_configuration() -> None:
     by_class = named.from_class_name("Qwen2ForCausalLM")
     assert by_class is not None
-    assert [tie.holds for tie in by_class.all_ties] == [None]
+    assert [tie.holds for tie in by_class.ties.all] == [None]
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_ties_are_not_known_without_a_configuration() -> None:
 def test_ties_that_other_entries_decide_are_not_known(config: dict[str, Any], parameter: str, said: str | None) -> None:
     found = named.from_config(config)
     assert found is not None
-    assert (found.unclear_tie(parameter) or "").find(said or "") >= 0
-    assert (found.unclear_tie(parameter) is None) == (said is None)
+    assert (found.ties.unclear(parameter) or "").find(said or "") >= 0
+    assert (found.ties.unclear(parameter) is None) == (said is None)
 
 
 def test_what_one_release_takes_for_more_than_its_kind_is_asked_for() -> None:

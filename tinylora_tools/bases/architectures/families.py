@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ...wording import call
+from .ties import STATES
 
 DATA = Path(__file__).parents[2] / "data" / "architectures.jsonl"
 
@@ -32,6 +33,7 @@ def _lines() -> Mapping[str, str]:
 
 # One for the process, as a command line has one: threads that work side by side ask for it too.
 _given: Mapping[str, Any] | None = None
+_given_mark: str | None = None
 
 
 @contextmanager
@@ -43,18 +45,30 @@ def described_by(path: str | Path | None) -> Iterator[None]:
     FormatError
         If the file is none.
     """
-    global _given
-    before = _given
+    global _given, _given_mark
+    before = _given, _given_mark
     try:
-        _given = before if path is None else read_family(Path(path).expanduser())
+        if path is not None:
+            _given, _given_mark = read_family(at := Path(path).expanduser()), _digest(at)
         yield
     finally:
-        _given = before
+        _given, _given_mark = before
+
+
+def _digest(path: Path) -> str:
+    import hashlib  # brings OpenSSL's library, which little else needs
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def given() -> Mapping[str, Any] | None:
     """The family that an architecture file describes, while one is given."""
     return _given
+
+
+def given_mark() -> str | None:
+    """The sha256 of that file, by which another run can tell whether it has the same."""
+    return _given_mark
 
 
 @lru_cache(maxsize=8)
@@ -114,7 +128,7 @@ def _checked(data: Any) -> Mapping[str, Any]:
     """The data, if each entry that is read is of its type."""
     types: dict[str, type | tuple[type, ...]] = {
         "modules": str, "prefix": str, "input": str, "output": str, "stored": dict, "fused": list, "scales": dict,
-        "ties": list, "float32": list, "float32_always": list, "older": dict,
+        "ties": list, "flags": list, "float32": list, "float32_always": list, "older": dict,
     }  # fmt: skip
     if not isinstance(data["family"], str) or not data["releases"]:
         raise ValueError("it names no family")
@@ -123,11 +137,11 @@ def _checked(data: Any) -> Mapping[str, Any]:
             raise ValueError("no bare class")
         if not release["classes"]:
             raise ValueError("no classes")
-        states = 9 if release.get("text") else 3
         for name, description in release["classes"].items():
             for key, value in {"modules": "", **description}.items():
                 if not isinstance(value, types.get(key, ())):
                     raise ValueError(f"{name}'s {key!r} can't be {type(value).__name__}")
+            states = len(STATES) ** len(description.get("flags", ()))
             for tie in description.get("ties", ()):
                 if not (isinstance(tie["stored"], str) and len(tie["tied"]) == states and tie["members"]):
                     raise ValueError(f"{name} has a tie without members")

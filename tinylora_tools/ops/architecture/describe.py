@@ -41,7 +41,8 @@ def describe(model_class: Any, configs: Sequence[Any], older: Description | None
     UndeterminedError
         If its modules can't be written as one tree.
     """
-    found = {**structure(model_class, configs, older), "ties": ties_of(model_class, configs[0])}
+    ties, flags = ties_of(model_class, configs[0])
+    found = {**structure(model_class, configs, older), "ties": ties, "flags": flags}
     return {key: value for key, value in found.items() if value}
 
 

@@ -80,6 +80,7 @@ NEEDED_BY_4: dict[str, dict[str, Any]] = {
         }
         for family in ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")
     },
+    "apertus": {"hidden_act": "silu"},  # its own needs numbers
     "edgetam": {"vision_config": {"backbone_config": _REPVIT}},
     "edgetam_vision_model": {"backbone_config": _REPVIT},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},

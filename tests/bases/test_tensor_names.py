@@ -168,3 +168,20 @@ def test_a_tensor_in_two_shards_is_an_error_to_who_asks_for_it(tmp_path: Path) -
         f"{tmp_path}: b is in 1.safetensors, as the index says, and in 2.safetensors, from which transformers may load "
         "it"
     )
+
+
+def test_embeddings_are_kept_apart_wherever_a_flag_ties_them() -> None:
+    """Qwen2.5-Omni's is its thinker's; what else stands there stays."""
+    config = {
+        "model_type": "qwen2_5_omni",
+        "architectures": ["Qwen2_5OmniForConditionalGeneration"],
+        "thinker_config": {"vocab_size": 8, "text_config": {"hidden_size": 4}},
+    }
+    flag = {"tie_word_embeddings": False}
+    assert made(config).untied_config() == {
+        **flag,
+        "thinker_config": {"vocab_size": 8, "text_config": {"hidden_size": 4, **flag}, **flag},
+    }
+    assert "tie_word_embeddings" not in config["thinker_config"]  # type: ignore[operator]
+    gone = {**config, "thinker_config": {"text_config": None}}
+    assert made(gone).untied_config() == {**flag, "thinker_config": {"text_config": flag, **flag}}

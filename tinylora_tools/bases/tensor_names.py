@@ -54,8 +54,9 @@ def unknown_module(module: str, config: Mapping[str, object], where: Path) -> Un
 def not_plain(module: str, architecture: Architecture, where: Path) -> UnsupportedError:
     """What to say of a module that does more than its kind."""
     return UnsupportedError(
-        f"{module}: its forward in transformers' {architecture.model_type} isn't that of a plain "
-        f"{architecture.kind(module)}, and PEFT adds the update behind it, so no weight has its effect",
+        f"{module}: in transformers' {architecture.model_type} it is more than a {architecture.kind(module)} that is "
+        "called (its forward does more, or its weight is taken without it), so PEFT's update has an effect that no "
+        "weight could have",
         where=where,
         hint="Serve it with PEFT, or train an adapter that leaves this module out.",
     )

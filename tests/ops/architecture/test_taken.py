@@ -150,6 +150,23 @@ class ByConfiguration(Called):
         return nn.functional.linear(h, self.x.weight) if self.kernel else self.x(h)
 
 
+class OnTheDevice(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        if "cuda" in self.x.weight.device.type:
+            return self.fast(h)
+        return self.x(h)
+
+    def fast(self, h: torch.Tensor) -> Any:
+        return h @ self.x.weight
+
+
+class InTraining(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        if self.training and h is not None:
+            return h @ self.x.weight
+        return self.x(h)
+
+
 class Both(Called):
     def forward(self, h: torch.Tensor, other: bool = False) -> Any:
         logits = self.x(h)
@@ -210,6 +227,8 @@ class OnlyMade(Called):
     [
         (Called, set()),
         (ByConfiguration, {"x"}),
+        (OnTheDevice, {"x"}),
+        (InTraining, set()),
         (Both, {"x"}),
         (Inherited, {"x"}),
         (Hands, {"x"}),
@@ -220,7 +239,7 @@ class OnlyMade(Called):
     ],
 )
 def test_ways_through_a_module(module_class: Any, taken: set[str]) -> None:
-    assert taken_in(module_class()) == taken
+    assert taken_in(module_class().eval()) == taken
 
 
 def test_a_configuration_decides() -> None:

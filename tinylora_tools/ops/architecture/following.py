@@ -42,21 +42,26 @@ def _methods(its_class: Any) -> Mapping[str, Callable[..., Any]]:
 class Follower:
     """Follows the methods of one module.
 
+    Parameters
+    ----------
+    root : torch.nn.Module
+    usual : bool
+        Whether parameters have their defaults where nothing is given for them, and not any value.
+
     Attributes
     ----------
     reached : set of str
         Names of its own methods that were followed.
     """
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, *, usual: bool = False) -> None:
         self.root = root
+        self.usual = usual
         self.reached: set[str] = set()
         self._within: list[Any] = []
 
-    def follow(
-        self, method: Callable[..., Any], name: str, at: str = "", given: Mapping[str, str] | None = None
-    ) -> Effects:
-        """What a method of the module at a path does, its arguments given."""
+    def follow(self, method: Callable[..., Any], name: str, at: str = "", given: Scope | None = None) -> Effects:
+        """What a method of the module at a path does, with what its parameters hold."""
         node = definition(method)
         if node is None or method in self._within or len(self._within) > _DEPTH:
             return {}
@@ -64,7 +69,7 @@ class Follower:
             self.reached.add(name)
         self._within.append(method)
         try:
-            scope = Scope(dict(given or {}))
+            scope = given or self._arguments(method, ast.Call(ast.Name(name), [], []), Scope({}), 0)
             if node.args.args and node.args.args[0].arg == "self":
                 scope.modules["self"] = at
             return self._statements(node.body, scope)
@@ -111,6 +116,9 @@ class Follower:
         if isinstance(one, ast.FunctionDef):
             return self._statements(one.body, scope.copy())
         found = all_of(self._expression(child, scope) for child in read_in(one))
+        for node in ast.walk(one):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                scope.constants.pop(node.id, None)
         if isinstance(one, ast.Assign) and len(one.targets) == 1 and isinstance(one.targets[0], ast.Name):
             later = {path: its for path, its in found.items() if not any(bits & CALLED for bits in its)}
             scope.set(one.targets[0].id, self._path(one.value, scope), later)
@@ -150,28 +158,45 @@ class Follower:
 
     def _call(self, node: ast.Call, scope: Scope) -> Effects:
         path = self._path(node.func, scope)
-        given = {place: p for place, value in enumerate(node.args) if (p := self._path(value, scope))}
-        named = {one.arg: p for one in node.keywords if one.arg and (p := self._path(one.value, scope))}
+        hands = any(self._path(value, scope) for value in (*node.args, *(one.value for one in node.keywords)))
         if path is None:
-            if isinstance(node.func, ast.Name) and (given or named) and self._within:
+            if isinstance(node.func, ast.Name) and hands:
                 function = getattr(sys.modules.get(self._within[-1].__module__), node.func.id, None)
                 if inspect.isfunction(function):
-                    return self.follow(function, "", "-", _arguments(function, given, named, 0))
+                    return self.follow(function, "", "-", self._arguments(function, node, scope, 0))
             return {}
         module = self._at(path)
-        if module is not None:  # a layer is called; another module is followed where it is handed one
-            method = methods_of(module).get("forward")
-            inside = (
-                self.follow(method, "", path, _arguments(method, given, named, 1))
-                if method and (given or named)
-                else {}
-            )
-            return both({path: {CALLED}}, inside)
         parent, _, name = path.rpartition(".")
-        method = methods_of(self._at(parent)).get(name)
-        if method is None or (parent and not (given or named)):
-            return {}
-        return self.follow(method, name, parent, _arguments(method, given, named, 1))
+        method = methods_of(module).get("forward") if module is not None else methods_of(self._at(parent)).get(name)
+        inside: Effects = {}
+        if method is not None and (hands or (module is None and not parent)):  # others are followed by themselves
+            at = parent if module is None else path
+            inside = self.follow(method, name, at, self._arguments(method, node, scope, 1))
+        return inside if module is None else both({path: {CALLED}}, inside)
+
+    def _arguments(self, function: Callable[..., Any], call: ast.Call, scope: Scope, first: int) -> Scope:
+        """What a function's parameters hold in a call."""
+        found = Scope({})
+        node = definition(function)
+        if node is None:
+            return found
+        parameters = [one.arg for one in node.args.args]
+        given = dict(zip(parameters[first:], call.args, strict=False))
+        given |= {one.arg: one.value for one in call.keywords if one.arg}
+        unpacked = any(isinstance(one, ast.Starred) for one in call.args) or any(not one.arg for one in call.keywords)
+        defaults = dict(zip(reversed(parameters), reversed(node.args.defaults), strict=False))
+        defaults |= {
+            one.arg: value for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if value
+        }
+        for name, value in {**({} if unpacked else defaults), **given}.items():
+            path = self._path(value, scope) if name in given else None
+            if path:
+                found.modules[name] = path
+            elif self.usual and isinstance(value, ast.Constant):
+                found.constants[name] = value.value
+            elif self.usual and isinstance(value, ast.Name) and value.id in scope.constants:
+                found.constants[name] = scope.constants[value.id]
+        return found
 
     def _path(self, node: ast.AST, scope: Scope) -> str | None:
         """The path of what an expression names; None if it isn't of the module."""
@@ -206,23 +231,29 @@ class Follower:
         return found is None or found is value
 
     def _value(self, test: ast.expr, scope: Scope) -> bool | None:
-        code = _condition(test)
-        if code is None or "self" not in scope.modules:
+        code, names = _condition(test)
+        known = dict(scope.constants)
+        if "self" in scope.modules:
+            known["self"] = self._at(scope.modules["self"])
+        if code is None or not names <= known.keys():
             return None
         try:
-            return bool(eval(code, {}, {"self": self._at(scope.modules["self"])}))  # noqa: S307, the model's own code
+            return bool(eval(code, {}, known))  # noqa: S307, the model's own code
         except Exception:
             return None
 
 
 @cache
-def _condition(test: ast.expr) -> Any:
-    """A condition on nothing but what `self` holds; None for another."""
-    names = {one.id for one in ast.walk(test) if isinstance(one, ast.Name)}
-    methods = (one for one in ast.walk(test) if isinstance(one, ast.Call) and not isinstance(one.func, ast.Name))
-    if not {"self"} <= names <= {"self", "hasattr", "getattr", "isinstance"} or any(methods):
-        return None
-    return compile(ast.Expression(test), "<condition>", "eval")
+def _condition(test: ast.expr) -> tuple[Any, frozenset[str]]:
+    """A condition on variables, compiled, and their names; None for one that calls more than these functions, or asks
+    where a tensor is or of which type: that is another where the model is used."""
+    nodes = list(ast.walk(test))
+    attributes = {one.attr for one in nodes if isinstance(one, ast.Attribute)}
+    calls = any(isinstance(one, ast.Call) and not isinstance(one.func, ast.Name) for one in nodes)
+    if calls or attributes & {"device", "dtype", "is_cuda", "is_meta"}:
+        return None, frozenset()
+    names = {one.id for one in nodes if isinstance(one, ast.Name)} - {"hasattr", "getattr", "isinstance"}
+    return compile(ast.Expression(test), "<condition>", "eval"), frozenset(names)
 
 
 def _leaves(body: list[ast.stmt]) -> bool:
@@ -237,12 +268,3 @@ def _ties(one: ast.Assign) -> bool:
 
 def _followed(body: list[ast.stmt], rest: list[ast.stmt]) -> list[ast.stmt]:
     return body if _leaves(body) else [*body, *rest]
-
-
-def _arguments(
-    function: Callable[..., Any], given: Mapping[int, str], named: Mapping[str, str], first: int
-) -> dict[str, str]:
-    """The parameters of a function that are handed modules."""
-    node = definition(function)
-    parameters = [one.arg for one in node.args.args][first:] if node else []
-    return {**{parameters[place]: path for place, path in given.items() if place < len(parameters)}, **named}

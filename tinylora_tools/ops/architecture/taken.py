@@ -11,19 +11,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .build import kind_of
-from .effects import CALLED, TAKEN, Effects
+from .effects import CALLED, TAKEN
 from .following import Follower, methods_of
 from .source import hands_over, reads_weights
 
-#: Parts of the names of methods that no forward calls: they make values, or change sizes.
-_NO_FORWARD = ("init", "resize", "reset", "tie", "set_", "prune")
+#: Words in the names of methods that no forward calls: they make values, or change sizes.
+_NO_FORWARD = {"init", "initialize", "resize", "reset", "tie", "set", "prune"}
 
 
 def taken_in(model: Any) -> set[str]:
     """Names of the modules that PEFT could wrap without all the effect that their weights have.
 
-    Taken is a weight that a module reads in every way through it, or besides calling the module that has it. Where one
-    way reads the weight and another calls the module, the call counts: the other is a fused kernel's mostly.
+    Taken is a weight that a module reads besides calling the module that has it, in any way through it, or that it
+    reads where its parameters have their defaults. A way that takes other arguments, such as to interpolate positions,
+    and reads the weight where the usual one calls the module, doesn't count.
     """
     names = {id(module): name for name, module in model.named_modules() if kind_of(module)}
     found: set[str] = set()
@@ -44,23 +45,29 @@ def _may_take(module: Any) -> bool:
 
 def _taken_by(module: Any) -> Iterator[int]:
     """Ids of the layers that one module takes the weights of."""
-    outcomes: dict[int, set[int]] = {}
-    for effects in _ways(module):
-        for path, its in effects.items():
-            for one in modules_at(module, path):
-                outcomes.setdefault(id(one), set()).update(its)
+    any_way = Follower(module)
+    usual = Follower(module, usual=True)
+    outcomes = _outcomes(any_way)
     for one, its in outcomes.items():
         if CALLED | TAKEN in its or (TAKEN in its and CALLED not in its):
             yield one
+    if any(TAKEN in its for its in outcomes.values()):
+        usual.reached |= any_way.reached - {"forward"}  # which are no ways of their own
+        for one, its in _outcomes(usual).items():
+            if TAKEN in its:
+                yield one
 
 
-def _ways(module: Any) -> Iterator[Effects]:
-    """What forward does, and each method that it doesn't reach: others call those."""
-    follower = Follower(module)
-    own = methods_of(module)
+def _outcomes(follower: Follower) -> dict[int, set[int]]:
+    """What may become of each layer, by its id: in forward, or in a method that it doesn't reach, and others call."""
+    found: dict[int, set[int]] = {}
+    own = methods_of(follower.root)
     for name in ("forward", *own):
-        if name in own and name not in follower.reached and not any(part in name for part in _NO_FORWARD):
-            yield follower.follow(own[name], name)
+        if name in own and name not in follower.reached and not _NO_FORWARD & {*name.split("_")}:
+            for path, its in follower.follow(own[name], name).items():
+                for one in modules_at(follower.root, path):
+                    found.setdefault(id(one), set()).update(its)
+    return found
 
 
 def modules_at(root: Any, path: str) -> Iterable[Any]:

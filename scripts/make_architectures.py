@@ -1,7 +1,7 @@
 """Make tinylora_tools/data/architectures.jsonl from transformers: what is to be known of every class of every family.
 
 Run the first command in an environment of each generation of transformers, the older one first, then the second; the
-third prints what the file says of a family. Both environments need timm, torchvision and this package:
+third prints what the file says of a family. Both environments need timm, torchvision, scipy, einops and this package:
 
     python scripts/make_architectures.py collect transformers-4.json
     python scripts/make_architectures.py collect transformers-5.json --older transformers-4.json

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tinylora_tools.bases.architectures.described import Described
-from tinylora_tools.bases.architectures.ties import Ties, agreed, state_of, untied_state
+from tinylora_tools.bases.architectures.ties import Reading, Ties, agreed, state_of, untied_state
 
 TOP = "tie_word_embeddings"
 
@@ -39,15 +39,17 @@ def test_embeddings_are_untied_by_the_flags_of_that_name() -> None:
 
 def test_what_releases_disagree_on_is_not_known() -> None:
     tie = {"members": ["a.weight", "b.weight"], "stored": "a.weight", "tied": "TTF"}
-    [same] = agreed([(0, 2, [tie]), (0, 2, [tie])])
+    [same] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [tie])])
     assert (same.members, same.stored, same.holds, same.optional) == (("a.weight", "b.weight"), "a.weight", True, True)
-    [apart] = agreed([(2, 2, [tie]), (2, 2, [tie])])
+    [apart] = agreed([Reading(2, 2, [tie]), Reading(2, 2, [tie])])
     assert apart.holds is False
-    [doubtful] = agreed([(0, 2, [tie]), (0, 2, [{**tie, "tied": "FTF"}])])
+    [doubtful] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [{**tie, "tied": "FTF"}])])
     assert doubtful.holds is None
-    [of_one] = agreed([(0, 2, [tie]), (0, 2, [])])
+    [of_one] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [])])
     assert of_one.holds is None
-    [fast] = agreed([(2, 2, [{**tie, "tied": "TTT"}])])
+    [called_otherwise] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [], lambda name: name == "a.weight")])
+    assert called_otherwise.holds is True
+    [fast] = agreed([Reading(2, 2, [{**tie, "tied": "TTT"}])])
     assert (fast.holds, fast.optional) == (True, False)
 
 
@@ -56,11 +58,15 @@ def test_a_part_that_stays_together_keeps_the_whole_from_being_undone() -> None:
     names = ["shared.weight", "encoder.weight", "decoder.weight", "lm_head.weight"]
     whole = {"members": names, "stored": names[0], "tied": "TTF"}
     part = {"members": names[:3], "stored": names[0], "tied": "TTT"}
-    assert [(len(t.members), t.holds, t.optional) for t in agreed([(0, 2, [whole]), (0, 2, [part, whole])])] == [
+    assert [
+        (len(t.members), t.holds, t.optional) for t in agreed([Reading(0, 2, [whole]), Reading(0, 2, [part, whole])])
+    ] == [
         (4, True, False),
         (3, True, False),
     ]
-    assert [(len(t.members), t.holds, t.optional) for t in agreed([(2, 2, [whole]), (2, 2, [part, whole])])] == [
+    assert [
+        (len(t.members), t.holds, t.optional) for t in agreed([Reading(2, 2, [whole]), Reading(2, 2, [part, whole])])
+    ] == [
         (4, False, False),
         (3, None, False),
     ]

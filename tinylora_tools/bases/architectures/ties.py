@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from .described import Described
 from .layout import filled, generalised
@@ -81,7 +81,9 @@ class Ties:
         here = self._config or {}
         found: list[Tie] = []
         for one in self._classes:
-            found += agreed([(state_of(here, d.flags), untied_state(here, d.flags), d.ties) for d in one])
+            found += agreed(
+                [Reading(state_of(here, d.flags), untied_state(here, d.flags), d.ties, d.may_have) for d in one]
+            )
         if self._config is None:  # which would say which of them hold
             found = [replace(tie, holds=None) for tie in found]
         return tuple(sorted(found, key=lambda tie: -len(tie.members)))
@@ -157,23 +159,33 @@ def _entry(config: Mapping[str, Any], path: str) -> bool | None:
     return None if value is None else bool(value)
 
 
-def agreed(of_releases: Sequence[tuple[int, int, Iterable[Mapping[str, Any]]]]) -> tuple[Tie, ...]:
-    """The ties of a class from those that each release has, newest first, each with its state of the configuration and
-    that in which no embeddings are tied.
+class Reading(NamedTuple):
+    """What a release makes of a configuration: the number of its state, that of the same with no embeddings tied, the
+    ties that the data list, and whether its class has a parameter."""
+
+    state: int
+    untied: int
+    ties: Iterable[Mapping[str, Any]]
+    has: Callable[[str], bool] = lambda _: True
+
+
+def agreed(readings: Sequence[Reading]) -> tuple[Tie, ...]:
+    """The ties of a class from those that each release has, newest first; of parameters that a release calls
+    otherwise, that says nothing.
 
     Members can be kept apart only if every release keeps all of them apart; larger groups come first.
     """
     first: dict[frozenset[str], Mapping[str, Any]] = {}
-    for _, _, ties in of_releases:
-        for tie in ties:
+    for reading in readings:
+        for tie in reading.ties:
             first.setdefault(frozenset(tie["members"]), tie)
     found = []
     for members, tie in sorted(first.items(), key=lambda item: -len(item[0])):
-        holds = {_tied(members, state, ties) for state, _, ties in of_releases}
+        holds = {_tied(members, one.state, one.ties) for one in readings if all(map(one.has, members))}
         fast = any(
-            one["tied"][untied] == "T" and members.issuperset(one["members"])
-            for _, untied, ties in of_releases
-            for one in ties
+            one["tied"][reading.untied] == "T" and members.issuperset(one["members"])
+            for reading in readings
+            for one in reading.ties
         )
         found.append(Tie(tuple(tie["members"]), tie["stored"], holds.pop() if len(holds) == 1 else None, not fast))
     return tuple(found)

@@ -1,7 +1,7 @@
 """Make tinylora_tools/data/architectures.jsonl from transformers: what is to be known of every class of every family.
 
 Run the first command in an environment of each generation of transformers, the older one first, then the second; the
-third prints what the file says of a family. Both environments need timm, torchvision and this package:
+third prints what the file says of a family. Both environments need timm, torchvision, scipy, einops and this package:
 
     python scripts/make_architectures.py collect transformers-4.json
     python scripts/make_architectures.py collect transformers-5.json --older transformers-4.json
@@ -15,6 +15,7 @@ described by tinylora_tools.ops.architecture: nothing here is written for one fa
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -61,23 +62,55 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "t5": [{"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}],
 }
 
-#: The same, for what transformers 4 needs besides, or in its place.
+_MROPE = {"rope_type": "default", "mrope_section": [24, 20, 20]}
+_REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1",
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
+
+#: What transformers 4 needs besides the entries below, or in their place.
 NEEDED_BY_4: dict[str, dict[str, Any]] = {
     **{
         family: {
             "use_timm_backbone": False,
             "use_pretrained_backbone": False,
+            "backbone": None,
             "backbone_config": {"model_type": "resnet"},
         }
         for family in ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer")
     },
+    "apertus": {"hidden_act": "silu"},  # its own needs numbers
+    "edgetam": {"vision_config": {"backbone_config": _REPVIT}},
+    "edgetam_vision_model": {"backbone_config": _REPVIT},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "idefics3": {"text_config": {"model_type": "llama", "pad_token_id": 2}, "pad_token_id": 2},
-    "qwen3_vl": {"text_config": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}}},
-    "qwen3_vl_moe": {"text_config": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}}},
-    "qwen3_vl_moe_text": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}},
-    "qwen3_vl_text": {"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}},
+    "mllama": {"text_config": {"rope_scaling": {"rope_type": "default"}, "pad_token_id": 4}},
+    **{
+        family: {
+            "text_encoder": {"model_type": "t5"},
+            "audio_encoder": {"model_type": "encodec"},
+            "decoder": {"model_type": f"{family}_decoder"},
+        }
+        for family in ("musicgen", "musicgen_melody")
+    },
+    "phi4_multimodal": {"vision_config": {}, "audio_config": {}},
+    "qwen3_omni_moe": {
+        "thinker_config": {"text_config": {"rope_scaling": _MROPE}},
+        "talker_config": {
+            "text_config": {"rope_scaling": _MROPE, "shared_expert_intermediate_size": 768},
+            "spatial_merge_size": 2,
+            "speaker_id": {},
+            "accept_hidden_layer": 18,
+        },
+    },
+    "qwen3_vl": {"text_config": {"rope_scaling": _MROPE}},
+    "qwen3_vl_moe": {"text_config": {"rope_scaling": _MROPE}},
+    "qwen3_vl_moe_text": {"rope_scaling": _MROPE},
+    "qwen3_vl_text": {"rope_scaling": _MROPE},
     "smolvlm": {"text_config": {"model_type": "llama", "pad_token_id": 2}, "pad_token_id": 2},
+    "superglue": {"keypoint_encoder_sizes": [32, 64, 128, 256], "gnn_layers_types": ["self", "cross"] * 9},
+    "tvp": {"backbone_config": {"model_type": "resnet"}, "type_vocab_size": 2},
 }
 
 #: Entries that count experts. transformers 4 has a module for each, all alike: so many are enough.
@@ -95,6 +128,17 @@ TRIED: dict[str, Any] = {
     "add_cross_attention": True, "feed_forward_proj": "gated-gelu", "first_k_dense_replace": 1, "mlp_only_layers": [1],
     "q_lora_rank": None, "type_vocab_size": 2,
 }  # fmt: skip
+
+_SIZES = {"long": 7, "mid": 5, "short": 3}
+_LARGE_KERNELS = {
+    "kernel_list": [3, 2, 2],
+    "intraclass_block_config": {
+        **{f"{which}_channel": [1, 1, 0] for which in ("reduce", "return")},
+        **{f"vertical_long_to_small_conv_{r}ratio": [[k, 1], 1, [k // 2, 0]] for r, k in _SIZES.items()},
+        **{f"horizontal_small_to_long_conv_{r}ratio": [[1, k], 1, [0, k // 2]] for r, k in _SIZES.items()},
+        **{f"symmetric_conv_long_{r}ratio": [k, 1, k // 2] for r, k in _SIZES.items()},
+    },
+}
 
 #: What a configuration can't be built, or used, without: entries that its defaults leave to the checkpoint.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -141,7 +185,15 @@ NEEDED: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True},
     "moonshine_streaming": {"num_key_value_heads": 8},
     "perception_lm": {
-        "vision_config": {"model_type": "timm_wrapper", "architecture": "resnet18", "model_args": {"embed_dim": 1024}}
+        "vision_config": {
+            "model_type": "timm_wrapper",
+            "architecture": "vit_pe_core_large_patch14_336",
+            "model_args": {"embed_dim": 1024, "img_size": [448, 448]},
+        }
+    },
+    **dict.fromkeys(("pp_ocrv5_server_det", "pp_ocrv6_medium_det"), _LARGE_KERNELS),
+    "qwen3_omni_moe": {
+        "talker_config": {"text_config": {"shared_expert_intermediate_size": 768}, "spatial_merge_size": 2}
     },
     "qwen4_exp": {
         "text_config": {
@@ -159,6 +211,7 @@ NEEDED: dict[str, dict[str, Any]] = {
         "indexer_budget": 64,
         "indexer_compress_ratio": 4,
     },
+    "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
     "time_series_transformer": {"prediction_length": 24},
     "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
     "wav2vec2-bert": {"vocab_size": 32},
@@ -190,9 +243,12 @@ def configurations(family: str, name: str, inside: dict[str, Any] | None = None)
     needed = NEEDED.get(family, {})
     if transformers.__version__.startswith("4."):
         needed = NEEDED_BY_4.get(family, needed)
-        counts = {p: v for p, v in _entries(config(**needed).to_dict()) if p.rpartition(".")[2] in EXPERTS}
+    first = config(**copy.deepcopy(needed))  # some configurations empty what they are given
+    if transformers.__version__.startswith("4."):
+        counts = {p: v for p, v in _entries(first.to_dict()) if p.rpartition(".")[2] in EXPERTS}
         inside = {**{p: ENOUGH for p, v in counts.items() if isinstance(v, int) and v > ENOUGH}, **(inside or {})}
-    first = config.from_dict(_changed(config(**needed).to_dict(), inside)) if inside else config(**needed)
+    if inside:
+        first = config.from_dict(_changed(first.to_dict(), inside))
     scaling = [{flag: not value} for flag, value in _entries(first.to_dict()) if flag.endswith("scale_embedding")]
     for changes in [{}, *VARIANTS.get(family, []), *scaling]:
         found = config.from_dict(_changed(first.to_dict(), changes)) if changes else first

@@ -91,7 +91,7 @@ def test_whether_embeddings_are_tied(config: dict[str, object], tied: bool) -> N
     """As a model of this configuration has them."""
     found = from_config(config)
     assert found is not None
-    assert [tie.holds for tie in found.all_ties] == [tied]
+    assert [tie.holds for tie in found.ties.all] == [tied]
     small = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**{**config, **small, "vocab_size": 8})
@@ -168,3 +168,20 @@ def test_a_tensor_in_two_shards_is_an_error_to_who_asks_for_it(tmp_path: Path) -
         f"{tmp_path}: b is in 1.safetensors, as the index says, and in 2.safetensors, from which transformers may load "
         "it"
     )
+
+
+def test_embeddings_are_kept_apart_wherever_a_flag_ties_them() -> None:
+    """Qwen2.5-Omni's is its thinker's; what else stands there stays."""
+    config = {
+        "model_type": "qwen2_5_omni",
+        "architectures": ["Qwen2_5OmniForConditionalGeneration"],
+        "thinker_config": {"vocab_size": 8, "text_config": {"hidden_size": 4}},
+    }
+    flag = {"tie_word_embeddings": False}
+    assert made(config).untied_config() == {
+        **flag,
+        "thinker_config": {"vocab_size": 8, "text_config": {"hidden_size": 4, **flag}, **flag},
+    }
+    assert "tie_word_embeddings" not in config["thinker_config"]  # type: ignore[operator]
+    gone = {**config, "thinker_config": {"text_config": None}}
+    assert made(gone).untied_config() == {**flag, "thinker_config": {"text_config": flag, **flag}}

@@ -11,6 +11,7 @@ from ..errors import FormatError
 from ..formats.checkpoint import Checkpoint, is_checkpoint, is_whole, read_checkpoint, read_model_config
 from ..sources.locate import base_name, locate
 from .architectures.architecture import Architecture
+from .architectures.families import given_mark
 from .architectures.named import from_config
 from .dequantizing import dequantizing
 
@@ -28,6 +29,7 @@ class Base:
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         self.name = base_name(path) if name is None else name
+        self._architectures: dict[str | None, Architecture | None] = {}
 
     @property
     def directory(self) -> Path:
@@ -38,11 +40,18 @@ class Base:
         """config.json; None where there is none."""
         return read_model_config(self.directory)
 
-    @cached_property
+    @property
     def architecture(self) -> Architecture | None:
-        """What config.json names, or a given architecture file describes; None where that isn't known, or nothing is
-        named."""
-        return from_config(self.config or {})
+        """What config.json names, or the architecture file that is given describes; None where that isn't known, or
+        nothing is named."""
+        mark = given_mark()
+        if mark not in self._architectures:
+            self._architectures[mark] = from_config(self.config or {})
+        return self._architectures[mark]
+
+    @architecture.setter
+    def architecture(self, found: Architecture) -> None:
+        self._architectures[given_mark()] = found
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -122,7 +122,7 @@ def model_modules(
         if generalised(parameter.rpartition(".")[0]) not in elsewhere  # experts that this release fuses, say
         and not _past_the_last_layer(parameter, here, architecture.text, base.config or {})
     }
-    for tie in architecture.all_ties:
+    for tie in architecture.ties.among(base.shard_of):
         present = [member for member in tie.members if member in parameters]
         if present and (tie.holds is not False or not tie.optional):
             key = parameters[tie.stored if tie.stored in parameters else present[0]]

@@ -149,7 +149,7 @@ class _Family:
             found |= self._modules(key)
             if key.startswith(prefix):
                 found |= {prefix + path for path in self._modules(key.removeprefix(prefix))}
-        for tie in self.target.all_ties:
+        for tie in self.target.ties.all:
             members = {generalised(member.rpartition(".")[0]) for member in tie.members}
             if members & found:  # which doesn't give the rest of a part
                 found |= {member for member in members if not (_paths({member}) - {member}) & self._parts}
@@ -234,7 +234,7 @@ def _view(
     for number, shard in enumerate(base.shards):
         own = {names[key]: key for key in shard.tensors if key in names and base.shard_of.get(key) == number}
         aliases = shard.aliases if isinstance(shard, TorchFile) else {}
-        tied = [new for new, key in own.items() if aliases.get(key) in names and target.ties(new) is not None]
+        tied = [new for new, key in own.items() if aliases.get(key) in names and target.ties.of(new) is not None]
         of_shard.append({new: key for new, key in own.items() if new not in tied})
     last = next((number for number, own in enumerate(of_shard) if not own), len(of_shard) - 1)
     shards = tuple(

@@ -14,6 +14,7 @@ from ..formats.tensors import same_values
 from .architectures.architecture import Architecture
 from .architectures.hints import way_out
 from .architectures.ties import FLAG, Tie
+from .shared_layers import SharedLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ def unknown_module(module: str, config: Mapping[str, object], where: Path) -> Un
 def not_plain(module: str, architecture: Architecture, where: Path) -> UnsupportedError:
     """What to say of a module that does more than its kind."""
     return UnsupportedError(
-        f"{module}: its forward in transformers' {architecture.model_type} isn't that of a plain "
-        f"{architecture.kind(module)}, and PEFT adds the update behind it, so no weight has its effect",
+        f"{module}: in transformers' {architecture.model_type} it is more than a {architecture.kind(module)} that is "
+        "called (its forward does more, or its weight is taken without it), so PEFT's update has an effect that no "
+        "weight could have",
         where=where,
         hint="Serve it with PEFT, or train an adapter that leaves this module out.",
     )
@@ -70,6 +72,7 @@ class BaseNames:
         self.base = base
         self.architecture = architecture
         self.notes: list[str] = []
+        self._shared_layers = SharedLayers(base)
         self._groups: dict[Tie, TiedGroup | None] = {}
         self._twice = {
             name: shard.path.name
@@ -102,9 +105,9 @@ class BaseNames:
         return group
 
     def _group(self, parameter: str) -> TiedGroup:
-        if self.architecture is not None and (unclear := self.architecture.unclear_tie(parameter)) is not None:
+        if self.architecture is not None and (unclear := self.architecture.ties.unclear(parameter)) is not None:
             raise UndeterminedError(f"{parameter}: {unclear}", where=self.base.path, hint=way_out())
-        for tie in self.architecture.ties_with(parameter) if self.architecture else ():
+        for tie in self.architecture.ties.having(parameter) if self.architecture else ():
             group = self._tied(tie) if self._holds(tie, parameter) else None
             if group is not None and len(group.members) > 1 and parameter in group.members:
                 return group
@@ -137,9 +140,19 @@ class BaseNames:
     def require_known(self, module: str) -> None:
         """Raise UndeterminedError for a module of which nobody knows whether its weight is tied to another, or whether
         it scales what it looks up, as embeddings and heads may: where the architecture isn't known, and the module is
-        in none of the numbered layers, whose weights hardly a model ties."""
-        if self.architecture is None and not in_numbered_layer(module):
+        in none of the numbered layers, or is in one and the checkpoint shows that layers may share its weight."""
+        if self.architecture is not None:
+            return
+        if not in_numbered_layer(module):
             raise unknown_module(module, dict(self.base.config or {}), self.base.path)
+        key = self._own(f"{module}.weight")
+        sign = self._shared_layers.sign(key) if key is not None else None
+        if sign is not None:
+            raise UndeterminedError(
+                f"{module}: {not_known(self.base.config or {})}, and {sign}: its weight may be that layer's too",
+                where=self.base.path,
+                hint=way_out(),
+            )
 
     def require_updatable(self, module: str, release: str | None = None) -> None:
         """Raise where no weight can be known to have the effect of a module's update.
@@ -167,24 +180,25 @@ class BaseNames:
     @property
     def tied(self) -> bool:
         """Whether the configuration ties anything."""
-        return any(tie.holds is not False for tie in (self.architecture.all_ties if self.architecture else ()))
+        return any(tie.holds is not False for tie in (self.architecture.ties.all if self.architecture else ()))
 
     def tied_groups(self) -> list[TiedGroup]:
         """All that the class ties, as far as the checkpoint has it."""
-        ties = self.architecture.all_ties if self.architecture else ()
+        ties = self.architecture.ties.among(self.base.shard_of) if self.architecture else ()
         return [group for tie in ties if tie.holds is not False and (group := self._tied(tie)) is not None]
 
     def untied_config(self) -> dict[str, Any]:
-        """The entries of config.json that keep all ties apart: the flag at the top, and where the text model has a
-        configuration of its own, there."""
-        text = self.architecture.text if self.architecture else ""
-        entries: dict[str, Any] = {FLAG: False}
-        if text:
-            first, *rest = text.split(".")
-            entries[first] = inner = copy.deepcopy((self.base.config or {}).get(first) or {})
-            for part in rest:
-                inner = inner.setdefault(part, {})
-            inner[FLAG] = False
+        """The entries of config.json that keep all ties apart: the flag at the top, and wherever else it counts."""
+        entries: dict[str, Any] = {}
+        for flag in self.architecture.ties.flags if self.architecture else (FLAG,):
+            *parents, last = flag.split(".")
+            inner = entries
+            if parents:
+                inner = entries.setdefault(parents[0], copy.deepcopy((self.base.config or {}).get(parents[0]) or {}))
+            for part in parents[1:]:
+                inner[part] = inner.get(part) or {}
+                inner = inner[part]
+            inner[last] = False
         return entries
 
     def _tied(self, tie: Tie) -> TiedGroup | None:

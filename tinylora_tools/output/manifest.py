@@ -3,7 +3,7 @@
 A JSON object in the merged model's directory::
 
     format "tinylora-manifest", version 1, made_by
-    settings    what the merge was told: scales, dtype, tied, stream, release, module_order
+    settings    what the merge was told: scales, dtype, tied, stream, release, module_order, architecture (a sha256)
     base, output    {"name", "files": {path: sha256}, "tensors": {name: sha256}}
     adapters    a list of the same
 

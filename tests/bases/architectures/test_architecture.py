@@ -211,7 +211,7 @@ def test_unknown_modules_and_models_are_said_so() -> None:
 def test_ties_are_not_known_without_a_configuration() -> None:
     by_class = named.from_class_name("Qwen2ForCausalLM")
     assert by_class is not None
-    assert [tie.holds for tie in by_class.all_ties] == [None]
+    assert [tie.holds for tie in by_class.ties.all] == [None]
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,14 @@ def test_ties_are_not_known_without_a_configuration() -> None:
             "ties weights of its numbered layers",
         ),
         (
+            {"model_type": "marian", "architectures": ["MarianMTModel"], "tie_encoder_decoder": True},
+            "model.encoder.layers.0.fc1.weight",
+            "tie_encoder_decoder",
+        ),
+        (
             {"model_type": "marian", "architectures": ["MarianMTModel"], "share_encoder_decoder_embeddings": False},
             "model.decoder.embed_tokens.weight",
-            "share_encoder_decoder_embeddings",
+            None,
         ),
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "lm_head.weight", None),
         ({"model_type": "qwen2"}, "model.layers.0.mlp.up_proj.weight", None),
@@ -234,8 +239,37 @@ def test_ties_are_not_known_without_a_configuration() -> None:
 def test_ties_that_other_entries_decide_are_not_known(config: dict[str, Any], parameter: str, said: str | None) -> None:
     found = named.from_config(config)
     assert found is not None
-    assert (found.unclear_tie(parameter) or "").find(said or "") >= 0
-    assert (found.unclear_tie(parameter) is None) == (said is None)
+    assert (found.ties.unclear(parameter) or "").find(said or "") >= 0
+    assert (found.ties.unclear(parameter) is None) == (said is None)
+
+
+def test_ties_that_other_entries_than_the_flag_decide() -> None:
+    """As transformers 5 builds them."""
+    marian = {"model_type": "marian", "architectures": ["MarianMTModel"]}
+    members = {}
+    for shared in (True, False):
+        found = named.from_config({**marian, "share_encoder_decoder_embeddings": shared})
+        assert found is not None
+        tie = found.ties.of("model.decoder.embed_tokens.weight")
+        assert tie is not None
+        assert tie.holds is not False
+        members[shared] = set(tie.members)
+        config = transformers.MarianConfig(share_encoder_decoder_embeddings=shared)
+        with torch.device("meta"):
+            model = transformers.MarianMTModel(config)
+        model.tie_weights()
+        named_parameters = dict(model.named_parameters(remove_duplicate=False))
+        one = named_parameters["model.decoder.embed_tokens.weight"]
+        assert members[shared] == {name for name, parameter in named_parameters.items() if parameter is one}
+    assert members[False] < members[True]
+    omni = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniForConditionalGeneration"]}
+    for tied in (True, False):
+        thinker = named.from_config({**omni, "thinker_config": {"tie_word_embeddings": tied}})
+        assert thinker is not None
+        tie = thinker.ties.of("thinker.lm_head.weight")
+        assert tie is not None
+        assert (tie.holds, tie.optional) == (tied, True)
+        assert "thinker_config.tie_word_embeddings" in thinker.ties.flags
 
 
 def test_what_one_release_takes_for_more_than_its_kind_is_asked_for() -> None:

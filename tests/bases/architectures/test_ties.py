@@ -6,39 +6,50 @@ from typing import Any
 
 import pytest
 
-from tinylora_tools.bases.architectures.ties import agreed, state_of, unclear
+from tinylora_tools.bases.architectures.described import Described
+from tinylora_tools.bases.architectures.ties import Reading, Ties, agreed, state_of, untied_state
+
+TOP = "tie_word_embeddings"
 
 
 @pytest.mark.parametrize(
-    ("config", "text", "state"),
+    ("config", "flags", "state"),
     [
-        ({}, "", 0),
-        ({"tie_word_embeddings": None}, "", 0),
-        ({"tie_word_embeddings": True}, "", 1),
-        ({"tie_word_embeddings": False}, "", 2),
-        ({"text_config": {"tie_word_embeddings": False}}, "text_config", 2),
-        ({"tie_word_embeddings": True}, "text_config", 3),
-        ({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}}, "text_config", 7),
-        ({"a": {"b": {"tie_word_embeddings": True}}}, "a.b", 1),
-        ({"a": "no dictionary"}, "a.b", 0),
+        ({"a": True}, [], 0),
+        ({}, [TOP], 0),
+        ({TOP: None}, [TOP], 0),
+        ({TOP: True}, [TOP], 1),
+        ({TOP: False}, [TOP], 2),
+        ({"text_config": {TOP: False}}, [TOP, f"text_config.{TOP}"], 2),
+        ({TOP: True}, [TOP, f"text_config.{TOP}"], 3),
+        ({TOP: False, "text_config": {TOP: True}}, [TOP, f"text_config.{TOP}"], 7),
+        ({"a": {"b": {TOP: True}}}, [TOP, f"a.b.{TOP}"], 1),
+        ({"a": "no dictionary"}, [TOP, f"a.b.{TOP}"], 0),
+        ({"share_embeddings": False, TOP: True}, [TOP, f"a.{TOP}", "share_embeddings"], 11),
     ],
     ids=str,
 )
-def test_states_are_numbered_as_the_data_list_them(config: dict[str, Any], text: str, state: int) -> None:
-    assert state_of(config, text) == state
+def test_states_are_numbered_as_the_data_list_them(config: dict[str, Any], flags: list[str], state: int) -> None:
+    assert state_of(config, flags) == state
+
+
+def test_embeddings_are_untied_by_the_flags_of_that_name() -> None:
+    assert untied_state({"share_embeddings": True}, [TOP, f"a.{TOP}", "share_embeddings"]) == 2 * 9 + 2 * 3 + 1
 
 
 def test_what_releases_disagree_on_is_not_known() -> None:
     tie = {"members": ["a.weight", "b.weight"], "stored": "a.weight", "tied": "TTF"}
-    [same] = agreed([(0, [tie]), (0, [tie])])
+    [same] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [tie])])
     assert (same.members, same.stored, same.holds, same.optional) == (("a.weight", "b.weight"), "a.weight", True, True)
-    [apart] = agreed([(2, [tie]), (2, [tie])])
+    [apart] = agreed([Reading(2, 2, [tie]), Reading(2, 2, [tie])])
     assert apart.holds is False
-    [doubtful] = agreed([(0, [tie]), (0, [{**tie, "tied": "FTF"}])])
+    [doubtful] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [{**tie, "tied": "FTF"}])])
     assert doubtful.holds is None
-    [of_one] = agreed([(0, [tie]), (0, [])])
+    [of_one] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [])])
     assert of_one.holds is None
-    [fast] = agreed([(2, [{**tie, "tied": "TTT"}])])
+    [called_otherwise] = agreed([Reading(0, 2, [tie]), Reading(0, 2, [], lambda name: name == "a.weight")])
+    assert called_otherwise.holds is True
+    [fast] = agreed([Reading(2, 2, [{**tie, "tied": "TTT"}])])
     assert (fast.holds, fast.optional) == (True, False)
 
 
@@ -47,18 +58,52 @@ def test_a_part_that_stays_together_keeps_the_whole_from_being_undone() -> None:
     names = ["shared.weight", "encoder.weight", "decoder.weight", "lm_head.weight"]
     whole = {"members": names, "stored": names[0], "tied": "TTF"}
     part = {"members": names[:3], "stored": names[0], "tied": "TTT"}
-    assert [(len(t.members), t.holds, t.optional) for t in agreed([(0, [whole]), (0, [part, whole])])] == [
+    assert [
+        (len(t.members), t.holds, t.optional) for t in agreed([Reading(0, 2, [whole]), Reading(0, 2, [part, whole])])
+    ] == [
         (4, True, False),
         (3, True, False),
     ]
-    assert [(len(t.members), t.holds, t.optional) for t in agreed([(2, [whole]), (2, [part, whole])])] == [
+    assert [
+        (len(t.members), t.holds, t.optional) for t in agreed([Reading(2, 2, [whole]), Reading(2, 2, [part, whole])])
+    ] == [
         (4, False, False),
         (3, None, False),
     ]
 
 
-def test_a_flag_where_the_data_have_no_states() -> None:
-    assert unclear({"thinker": {"tie_word_embeddings": True}}, "thinker.text") is not None
-    assert unclear({"tie_word_embeddings": True, "thinker": {"text": {}}}, "thinker.text") is None
-    assert unclear({"tie_word_embeddings": True}, "") is None
-    assert unclear({"share_encoder_decoder_embeddings": False}, "") is not None
+def layers(*tied: dict[str, Any], flags: list[str]) -> Described:
+    """A class with two lists of layers, of which the first is stored."""
+    modules = "encoder.*.q decoder.*.q"
+    return Described("5", "Class", {"modules": modules, "ties": list(tied), "flags": flags})
+
+
+def test_a_tie_of_all_layers_is_one_of_each() -> None:
+    tie = {"members": ["encoder.*.q.weight", "decoder.*.q.weight"], "stored": "encoder.*.q.weight", "tied": "TTF"}
+    ties = Ties([[layers(tie, flags=[TOP])]], {}, "", fitted=False)
+    found = ties.of("decoder.12.q.weight")
+    assert found is not None
+    assert found.members == ("encoder.12.q.weight", "decoder.12.q.weight")
+    assert (found.stored, found.holds, found.optional) == ("encoder.12.q.weight", True, True)
+    assert ties.of("decoder.12.k.weight") is None
+    among = ties.among(["encoder.0.q.weight", "encoder.11.q.weight", "norm.weight"])
+    assert [tie.stored for tie in among] == ["encoder.0.q.weight", "encoder.11.q.weight"]
+    assert ties.unclear("decoder.12.q.weight") is None
+
+
+def test_a_tie_of_some_layers_may_be_one_of_others_too() -> None:
+    tie = {"members": ["encoder.0.q.weight", "encoder.6.q.weight"], "stored": "encoder.0.q.weight", "tied": "T"}
+    ties = Ties([[layers(tie, flags=[])]], {}, "", fitted=False)
+    assert "ties weights of its numbered layers" in (ties.unclear("encoder.3.q.weight") or "")
+    assert ties.unclear("decoder.3.q.weight") is None
+    assert Ties([[layers(tie, flags=[])]], {}, "", fitted=True).unclear("encoder.3.q.weight") is None
+
+
+def test_a_flag_that_is_not_described_is_said_so() -> None:
+    ties = Ties([[layers(flags=[])]], {"tie_encoder_decoder": True}, "", fitted=False)
+    assert "tie_encoder_decoder" in (ties.unclear("encoder.0.q.weight") or "")
+
+
+def test_what_has_to_be_false_for_embeddings_to_be_apart() -> None:
+    one = layers(flags=["thinker.tie_word_embeddings", "share_embeddings"])
+    assert Ties([[one]], {}, "a.b", fitted=False).flags == (TOP, f"a.b.{TOP}", f"thinker.{TOP}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from damage import edit_json
 
 import tinylora_tools as tl
 from tinylora_tools.bases.architectures.named import from_config
+from tinylora_tools.bases.base import open_base
 
 CODE = """
 import torch
@@ -77,7 +79,7 @@ def test_a_known_model_is_described_as_the_data_describe_it(qwen: Path, tmp_path
     assert by_file.bare == by_data.bare
     ours, theirs = by_data.described(), by_file.described()
     assert ours.layout.letters == theirs.layout.letters
-    assert by_file.all_ties == by_data.all_ties
+    assert by_file.ties.all == by_data.ties.all
 
 
 def test_an_unknown_model_is_merged_with_its_description(qwen: Path, tmp_path: Path) -> None:
@@ -95,9 +97,52 @@ def test_an_unknown_model_is_merged_with_its_description(qwen: Path, tmp_path: P
     with pytest.raises(tl.UndeterminedError, match="the architecture 'newer' isn't known") as caught:
         tl.merge([tmp_path / "adapter"], tmp_path / "merged", base=qwen)
     assert "architecture(BASE, FILE)" in str(caught.value.hint)
+    with tl.described_by(tmp_path / "it.json"), pytest.raises(tl.MismatchError, match="said to be a NewerForCausalLM"):
+        tl.merge([tmp_path / "adapter"], tmp_path / "merged", base=qwen)
+    [release] = data["releases"].values()
+    release["classes"]["NewerForCausalLM"] = release["classes"].pop("Qwen2ForCausalLM")
+    (tmp_path / "it.json").write_text(json.dumps(data))
     with tl.described_by(tmp_path / "it.json"):
         report = tl.merge([tmp_path / "adapter"], tmp_path / "merged", base=qwen)
     assert report.tied == "untied"
+
+
+def test_an_open_base_is_described_anew_by_each_file(qwen: Path, tmp_path: Path) -> None:
+    """And by none once that is over, though its architecture was read before."""
+    tl.architecture(qwen, tmp_path / "it.json")
+    base = open_base(qwen)
+    by_data = base.architecture
+    assert by_data is not None
+    with tl.described_by(tmp_path / "it.json"):
+        by_file = base.architecture
+        assert by_file is not None
+        assert by_file.transformers == (transformers.__version__,)
+        assert base.architecture is by_file
+    assert base.architecture is by_data
+    data = json.loads((tmp_path / "it.json").read_text())
+    del data["releases"][transformers.__version__]["classes"]["Qwen2ForCausalLM"]
+    (tmp_path / "less.json").write_text(json.dumps(data))
+    with (
+        tl.described_by(tmp_path / "less.json"),
+        pytest.raises(tl.MismatchError, match="said to be a Qwen2ForCausalLM"),
+    ):
+        _ = base.architecture
+
+
+def test_a_manifest_says_by_which_description_was_merged(qwen: Path, tmp_path: Path) -> None:
+    import peft
+
+    model = transformers.Qwen2ForCausalLM.from_pretrained(qwen)
+    peft.get_peft_model(model, peft.TinyLoraConfig(r=2, u=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "a")
+    tl.architecture(qwen, file := tmp_path / "it.json")
+    with tl.described_by(file):
+        tl.merge([tmp_path / "a"], tmp_path / "merged", base=qwen, manifest=True)
+        assert tl.verify_output(tmp_path / "merged", tmp_path / "a", qwen).ok
+    settings = json.loads((tmp_path / "merged" / "tinylora-manifest.json").read_text())["settings"]
+    assert settings["architecture"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(tl.MismatchError, match=f"of sha256 {settings['architecture']}, and given is none") as caught:
+        tl.verify_output(tmp_path / "merged", tmp_path / "a", qwen)
+    assert "described_by(FILE)" in str(caught.value.hint)
 
 
 def test_code_that_a_base_brings_is_run_only_where_it_is_trusted(mine: Path, tmp_path: Path) -> None:

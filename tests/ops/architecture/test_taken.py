@@ -1,51 +1,248 @@
-"""Whose weight is taken, in transformers' own classes."""
+"""Whose weight is taken: by what PEFT's live forward and its merged one compute, and in classes made for it."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
+import small_families
 import torch
+import transformers
+from family_runs import inputs_for, outputs_of
 from torch import nn
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomMLP
-from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
-from transformers.models.llama.modeling_llama import LlamaAttention
-from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashTopkRouter
-from transformers.models.mamba.modeling_mamba import MambaMixer
-from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
-from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from tinylora_tools.ops.architecture.taken import taken_by
+from tinylora_tools.bases.architectures.layout import generalised
+from tinylora_tools.ops.architecture.build import build, kind_of
+from tinylora_tools.ops.architecture.taken import taken_in
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+_RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
 
 
-class Around(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = (nn.Linear(2, 2) for _ in range(4))
-        self.d.weight = self.c.weight
+def live_and_merged(model: Any, targets: list[str], inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The model's outputs, PEFT's with an adapter of these modules, and those with its updates in the weights."""
+    import peft
 
-    def forward(self, x: torch.Tensor) -> Any:
-        y = x.to(self.a.weight.dtype) @ self.b.weight
-        return nn.functional.linear(
-            y,
-            self.c.weight,
-        ) + self.a(x)
+    config = peft.TinyLoraConfig(r=2, u=4, target_modules=targets, weight_tying=0.0)
+    live = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in live.named_parameters():
+            if "tinylora_v" in name:
+                parameter.uniform_(-0.5, 0.5)
+    merged = copy.deepcopy(live)
+    merged.merge_adapter()
+    return tuple(outputs_of(one, inputs) for one in (copy.deepcopy(model), live, merged))  # type: ignore[return-value]
+
+
+def small(class_name: str, changes: dict[str, Any]) -> Any:
+    model_class = getattr(transformers, class_name)
+    config = small_families.small_config(model_class.config_class.model_type, **changes)
+    return small_families.random_model(model_class, config, torch.float32)
 
 
 @pytest.mark.parametrize(
-    ("module_class", "names"),
+    ("class_name", "changes", "pattern"),
     [
-        (Around, {"b", "c"}),
-        (LlamaAttention, set()),
-        (MambaMixer, {"dt_proj"}),
-        (Mamba2Mixer, set()),  # its out_proj goes to a kernel in one path, and is called in the others
-        (BloomAttention, set()),
-        (BloomMLP, set()),
-        (WavLMAttention, {"q_proj", "k_proj", "v_proj", "out_proj"}),
-        (DebertaV2Encoder, {"rel_embeddings"}),
-        (LongcatFlashTopkRouter, {"classifier"}),
-        (nn.Linear, set()),
+        ("BloomForCausalLM", {"pretraining_tp": 2, "slow_but_exact": True}, "transformer.h.*.mlp.dense_4h_to_h"),
+        ("DebertaV2ForSequenceClassification", _RELATIVE, "deberta.encoder.rel_embeddings"),
+        ("FalconMambaForCausalLM", {}, "backbone.layers.*.mixer.dt_proj"),
+        ("JambaForCausalLM", {}, "model.layers.*.mamba.dt_proj"),
+        ("MambaForCausalLM", {}, "backbone.layers.*.mixer.dt_proj"),
+        ("MobileBertForMaskedLM", {}, "cls.predictions.decoder"),
+        ("PerceiverForMaskedLM", {}, "perceiver.input_preprocessor.embeddings"),  # handed to the head, which takes it
+        ("ProphetNetForCausalLM", {}, "prophetnet.decoder.ngram_embeddings"),
+        ("Qwen2AudioEncoder", {}, "embed_positions"),
+        ("RwkvForCausalLM", {"num_hidden_layers": 8}, "rwkv.blocks.*.attention.output"),  # divided in the sixth layer
+        ("RwkvForCausalLM", {"num_hidden_layers": 8}, "rwkv.blocks.*.feed_forward.value"),
+        ("SEWDForCTC", {}, "sew_d.encoder.encoder.rel_embeddings"),
+        ("VoxtralEncoder", {}, "embed_positions"),
+        ("WavLMForSequenceClassification", {}, "wavlm.encoder.layers.*.attention.out_proj"),
     ],
 )
-def test_weights_that_are_taken(module_class: type, names: set[str]) -> None:
-    assert taken_by(module_class) == names
+def test_an_update_of_a_taken_weight_is_not_what_peft_computes(
+    class_name: str, changes: dict[str, Any], pattern: str
+) -> None:
+    model = small(class_name, changes)
+    targets = [name for name in taken_in(model) if generalised(name) == pattern]
+    assert targets
+    plain, live, merged = live_and_merged(model, targets, inputs_for(model.config, model))
+    effect = (merged - plain).abs().max()
+    assert effect > 0
+    assert (live - merged).abs().max() > 0.01 * effect
+
+
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "BambaForCausalLM", "BloomForCausalLM", "CLIPModel", "DebertaForMaskedLM", "FalconForCausalLM",
+        "Gemma3nForCausalLM", "GPT2LMHeadModel", "LlamaForCausalLM", "Siglip2TextModel",
+        "T5ForConditionalGeneration",
+    ],
+)  # fmt: skip
+def test_updates_of_the_other_weights_are(class_name: str) -> None:
+    """Of each Linear's and Conv1D's that isn't tied: an embedding may be tied to a head, which PEFT's merge changes."""
+    model = small(class_name, {})
+    named = dict(model.named_parameters(remove_duplicate=False))
+    counts = [id(one) for one in named.values()]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if kind_of(module) in ("L", "C") and counts.count(id(module.weight)) == 1
+    ]
+    assert targets
+    assert not taken_in(model) & {*targets}
+    inputs = inputs_for(model.config, model)
+    if class_name == "CLIPModel":
+        inputs["pixel_values"] = torch.randn(2, 3, model.config.vision_config.image_size, 32)
+    plain, live, merged = live_and_merged(model, targets, inputs)
+    assert (live - merged).abs().max() < 1e-3 * (live - plain).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "taken"),
+    [
+        ("DetrForObjectDetection", {"model.query_position_embeddings"}),
+        ("EdgeTamModel", {"mask_decoder.iou_token", "prompt_encoder.no_mask_embed", "prompt_encoder.point_embed"}),
+        ("LayoutLMv3Model", {"encoder.rel_pos_bias", "encoder.rel_pos_x_bias", "encoder.rel_pos_y_bias"}),
+        ("LongcatFlashForCausalLM", {"model.layers.*.mlp.router.classifier"}),
+        ("Mask2FormerModel", {"transformer_module.level_embed", "transformer_module.queries_features"}),
+        ("SamModel", {"prompt_encoder.no_mask_embed", "prompt_encoder.point_embed.*"}),
+        ("Siglip2VisionModel", {"embeddings.position_embedding"}),
+        ("Wav2Vec2ForXVector", {"tdnn.*.kernel"}),
+    ],
+)
+def test_weights_that_are_taken_in_models_that_need_other_inputs(class_name: str, taken: set[str]) -> None:
+    model_class = getattr(transformers, class_name)
+    config = small_families.small_config(model_class.config_class.model_type)
+    try:
+        model = build(model_class, config)
+    except ImportError as error:
+        pytest.skip(str(error))
+    assert taken <= {generalised(name) for name in taken_in(model)}
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(2, 2)
+
+
+class Called(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = linear()
+
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        if h.dtype == self.x.weight.dtype and isinstance(self.x.weight, nn.Parameter):
+            h = h.to(self.x.weight)
+        unused = self.x.weight.unsqueeze(0)
+        if other:
+            return h @ self.x.weight
+        del unused
+        return self.x(h)
+
+
+class ByConfiguration(Called):
+    kernel = True
+
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        return nn.functional.linear(h, self.x.weight) if self.kernel else self.x(h)
+
+
+class OnTheDevice(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        if "cuda" in self.x.weight.device.type:
+            return self.fast(h)
+        return self.x(h)
+
+    def fast(self, h: torch.Tensor) -> Any:
+        return h @ self.x.weight
+
+
+class InTraining(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        if self.training and h is not None:
+            return h @ self.x.weight
+        return self.x(h)
+
+
+class Both(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        logits = self.x(h)
+        if other:
+            logits = logits @ self.x.weight.t()
+        return logits
+
+
+class Inherited(Both):
+    pass
+
+
+class Hands(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = linear()
+        self.head = Takes()
+
+    def forward(self, h: torch.Tensor) -> Any:
+        return self.head(self.x(h), self.x)
+
+
+class Takes(nn.Module):
+    def forward(self, h: torch.Tensor, embedding: nn.Module) -> Any:
+        table = embedding.weight
+        return h @ table
+
+
+class HandsToMethod(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        return self.look_up(h, table=self.x)
+
+    def look_up(self, h: torch.Tensor, table: Any) -> Any:
+        return table.weight[h]
+
+
+class Deeper(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Called(), Called()])
+
+    def forward(self, h: torch.Tensor) -> Any:
+        for number, layer in enumerate(self.layers):
+            h = layer(h) + layer.x.weight.sum() * number
+        return h
+
+
+class OnlyMade(Called):
+    def forward(self, h: torch.Tensor, other: bool = False) -> Any:
+        return self.x(h)
+
+    def init_weights(self) -> None:
+        self.x.weight.data.copy_(self.x.weight * 2)
+
+
+@pytest.mark.parametrize(
+    ("module_class", "taken"),
+    [
+        (Called, set()),
+        (ByConfiguration, {"x"}),
+        (OnTheDevice, {"x"}),
+        (InTraining, set()),
+        (Both, {"x"}),
+        (Inherited, {"x"}),
+        (Hands, {"x"}),
+        (HandsToMethod, {"x"}),
+        (Deeper, {"layers.0.x", "layers.1.x"}),
+        (OnlyMade, set()),
+        (linear, set()),
+    ],
+)
+def test_ways_through_a_module(module_class: Any, taken: set[str]) -> None:
+    assert taken_in(module_class().eval()) == taken
+
+
+def test_a_configuration_decides() -> None:
+    module = ByConfiguration()
+    module.kernel = False
+    assert taken_in(module) == set()

@@ -41,7 +41,7 @@ def stored_weight(case: Fixture, module: str, base: dict[str, Array]) -> str:
     architecture = from_config(config)
     assert architecture is not None
     parameter = f"{module}.weight"
-    tie = architecture.ties(parameter)
+    tie = architecture.ties.of(parameter)
     names = [parameter] + ([tie.stored, *tie.members] if tie else [])
     return next(key for name in names for key in architecture.stored_keys(name) if key in base)
 

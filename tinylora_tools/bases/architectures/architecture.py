@@ -8,8 +8,7 @@ names. transformers isn't needed here. What no data knows isn't guessed: it is N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +19,7 @@ from .described import Described
 from .hints import no_modules, release_hint, way_out
 from .layout import KINDS, filled, generalised
 from .scaling import Scaling, scaling_of
-from .ties import Tie, agreed, state_of, unclear
+from .ties import Ties
 
 
 class Architecture:
@@ -78,17 +77,16 @@ class Architecture:
     @cached_property
     def _named(self) -> tuple[Described, ...]:
         """The named class in each release that has it, newest first."""
-        return tuple(self._descriptions(self.class_name))
+        return self._of(self.class_name)
 
     @cached_property
     def _others(self) -> tuple[Described, ...]:
         names = [name for name in self.classes if name != self.class_name]
-        return tuple(one for name in names for one in self._descriptions(name))
+        return tuple(one for name in names for one in self._of(name))
 
-    def _descriptions(self, class_name: str) -> Iterator[Described]:
-        for release, data in self._data["releases"].items():
-            if class_name in data["classes"]:
-                yield Described(release, class_name, data["classes"][class_name])
+    def _of(self, class_name: str) -> tuple[Described, ...]:
+        having = ((release, data["classes"]) for release, data in self._data["releases"].items())
+        return tuple(Described(r, class_name, classes[class_name]) for r, classes in having if class_name in classes)
 
     @property
     def _all(self) -> tuple[Described, ...]:
@@ -256,41 +254,10 @@ class Architecture:
         return found.pop() if found else None
 
     @cached_property
-    def all_ties(self) -> tuple[Tie, ...]:
-        """The ties of the class; of a bare model, or one that isn't known, those of any head, larger groups first."""
-        if self._named and self.class_name != self.bare:
-            return self._agreed(self._named)
-        of_classes = (self._agreed(tuple(self._descriptions(name))) for name in self.classes)
-        return tuple(sorted((tie for ties in of_classes for tie in ties), key=lambda tie: -len(tie.members)))
-
-    def _agreed(self, descriptions: Sequence[Described]) -> tuple[Tie, ...]:
-        if self.config is None:  # which would say which of them hold
-            return tuple(replace(tie, holds=None) for tie in agreed([(0, one.ties) for one in descriptions]))
-        texts = {release: data.get("text", "") for release, data in self._data["releases"].items()}
-        return agreed([(state_of(self.config, texts[one.release]), one.ties) for one in descriptions])
-
-    @cached_property
-    def _tied_by_layer(self) -> frozenset[str]:
-        """Patterns of parameters that are tied in numbered layers."""
-        return frozenset(generalised(m) for tie in self.all_ties for m in tie.members if generalised(m) != m)
-
-    def unclear_tie(self, parameter: str) -> str | None:
-        """Why nobody knows what a parameter is tied to, where that is so: the data have the default shape's ties."""
-        if self._data is families.given():
-            return None
-        if generalised(parameter) in self._tied_by_layer:
-            return f"{self.model_type} ties weights of its numbered layers, of which ones its configuration decides"
-        return unclear(self.config or {}, self.text) if self.ties_with(parameter) else None
-
-    def ties(self, parameter: str) -> Tie | None:
-        """The group that a parameter, by its name in the model, is tied in: one that holds, if there is one."""
-        having = self.ties_with(parameter)
-        holding = (tie for tie in having if tie.holds is not False)
-        return next(holding, having[0] if having else None)
-
-    def ties_with(self, parameter: str) -> list[Tie]:
-        """Every group that a parameter is tied in in some state, larger ones first."""
-        return [tie for tie in self.all_ties if parameter in tie.members]
+    def ties(self) -> Ties:
+        """The ties of the class; of a bare model, or one that isn't known, those of any head."""
+        classes = [self._named] if self._named and self.class_name != self.bare else map(self._of, self.classes)
+        return Ties(tuple(classes), self.config, self.text, fitted=self._data is families.given())
 
     def in_float32(self, parameter: str, dtype: str, release: str | None = None) -> bool:
         """Whether transformers loads a parameter in float32 though it is stored in a 16-bit dtype ("bfloat16" or

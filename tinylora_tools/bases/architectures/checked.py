@@ -13,6 +13,9 @@ from .ties import STATES
 #: Steps of a module's path, at most; transformers' deepest has ten.
 _DEEPEST = 50
 
+#: Entries that decide on ties, at most: each has three states.
+_MOST_FLAGS = 6
+
 _NAME = re.compile(r"[\w*-]+(\.[\w*-]+)*", re.ASCII)
 _PART = re.compile(r"[\w.*]+", re.ASCII)
 _WORD = re.compile(r"[() ]|[^() ]+")
@@ -37,14 +40,16 @@ def require_sound(data: Mapping[str, Any]) -> None:
             _require(_are_names(types), f"the types of {path!r} are no list of names")
         classes = _items(release.get("classes"), "classes")
         _require(classes, f"release {name!r} has no classes")
-        states = len(STATES) ** 2 if release.get("text") else len(STATES)
         for class_name, description in classes:
             if description != "same":  # as a newer release has it, which is looked up
-                _require_description(class_name, description, states)
+                _require_description(class_name, description)
 
 
-def _require_description(name: str, description: Any, states: int) -> None:
+def _require_description(name: str, description: Any) -> None:
     _require(isinstance(description, dict), f"{name} is no object")
+    flags = description.get("flags", [])
+    _require(_are_names(flags) and len(flags) <= _MOST_FLAGS, f"{name}'s 'flags' is no short list of names")
+    states = len(STATES) ** len(flags)
     for key, value in description.items():
         try:
             _require(key in _ENTRIES, "isn't known")
@@ -150,6 +155,6 @@ def _require_tie(tie: Any, states: int) -> None:
 #: What may be said of a class, and what holds each entry against its form.
 _ENTRIES: Mapping[str, Callable[[Any], None]] = {
     "modules": _modules, "prefix": _name_or_none, "input": _name, "output": _name,
-    "stored": _renamed, "older": _renamed, "fused": _names, "scales": _scales, "ties": _ties,
+    "stored": _renamed, "older": _renamed, "fused": _names, "flags": _names, "scales": _scales, "ties": _ties,
     "float32": _parts, "float32_always": _parts,
 }  # fmt: skip

@@ -32,6 +32,8 @@ class Described:
         Patterns of embeddings that multiply what they look up, to what by.
     ties : list
         For `architectures.ties`.
+    flags : list of str
+        Entries of config.json that decide on those.
     """
 
     def __init__(self, release: str, name: str, data: Mapping[str, Any]) -> None:
@@ -43,6 +45,7 @@ class Described:
         self.fused = frozenset(data.get("fused", ()))
         self.scales: Mapping[str, Mapping[str, Any]] = data.get("scales", {})
         self.ties: list[Mapping[str, Any]] = data.get("ties", [])
+        self.flags: list[str] = data.get("flags", [])
         self._float32: tuple[str, ...] = tuple(data.get("float32", ()))
         self._float32_always: tuple[str, ...] = tuple(data.get("float32_always", ()))
         self.renaming = Renaming(data.get("stored", {}))

@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import FormatError
 from ...formats.json_file import read_object
+from ...inputs import read_input
 from ...sources.locate import expanded
 from ...wording import call
 from .checked import require_sound
@@ -35,6 +36,7 @@ def _lines() -> Mapping[str, str]:
 
 # One for the process, as a command line has one: threads that work side by side ask for it too.
 _given: Mapping[str, Any] | None = None
+_given_mark: str | None = None
 
 
 @contextmanager
@@ -46,18 +48,30 @@ def described_by(path: str | Path | None) -> Iterator[None]:
     FormatError
         If the file is none.
     """
-    global _given
-    before = _given
+    global _given, _given_mark
+    before = _given, _given_mark
     try:
-        _given = before if path is None else read_family(expanded(path))
+        if path is not None:
+            _given, _given_mark = read_family(at := expanded(path)), _digest(at)
         yield
     finally:
-        _given = before
+        _given, _given_mark = before
+
+
+def _digest(path: Path) -> str:
+    import hashlib  # brings OpenSSL's library, which little else needs
+
+    return hashlib.sha256(read_input(path)).hexdigest()
 
 
 def given() -> Mapping[str, Any] | None:
     """The family that an architecture file describes, while one is given."""
     return _given
+
+
+def given_mark() -> str | None:
+    """The sha256 of that file, by which another run can tell whether it has the same."""
+    return _given_mark
 
 
 @lru_cache(maxsize=8)

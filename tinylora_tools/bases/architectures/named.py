@@ -38,7 +38,7 @@ def from_config(config: Mapping[str, Any]) -> Architecture | None:
     Raises
     ------
     MismatchError
-        If the architecture file is another model's.
+        If the architecture file is another model's, or lacks the class.
     """
     names = config.get("architectures")
     class_name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
@@ -57,14 +57,20 @@ def from_config(config: Mapping[str, Any]) -> Architecture | None:
 def _described(
     data: Mapping[str, Any], model_type: Any, class_name: str, config: Mapping[str, Any] | None
 ) -> Architecture:
-    """What an architecture file says of a model."""
+    """What an architecture file says of a model; of one that names no class, the one that it was made of."""
     if isinstance(model_type, str) and model_type != data["family"]:
         raise MismatchError(
             f"the architecture file describes a model of type {data['family']!r}, config.json says {model_type!r}",
             hint=f"Make one of the base itself with {call('architecture', 'BASE', 'FILE')}.",
         )
     found = Architecture(data, class_name, config)
-    return found if class_name in found.classes else found.of_class(found.classes[0])
+    if class_name and class_name not in found.classes:
+        raise MismatchError(
+            f"the architecture file describes {', '.join(found.classes)} of {data['family']}, and the model is said to "
+            f"be a {class_name}",
+            hint=f"Make one of the base itself with {call('architecture', 'BASE', 'FILE')}.",
+        )
+    return found if class_name else found.of_class(found.classes[0])
 
 
 def _same_inside(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
@@ -80,7 +86,13 @@ def _same_inside(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
 
 def from_class_name(name: str) -> Architecture | None:
     """The architecture of a transformers class, such as "Qwen2ForCausalLM"; None if it isn't known. Of a configuration
-    nothing is known."""
+    nothing is known.
+
+    Raises
+    ------
+    MismatchError
+        If the architecture file that is given lacks the class.
+    """
     if (described := families.given()) is not None:
         return _described(described, None, name, None)
     known = families.family_of_class(name)

@@ -8,13 +8,13 @@ from typing import Any
 
 
 def build(model_class: Any, config: Any) -> Any:
-    """A model on the meta device, which holds shapes alone, tied as its configuration says."""
+    """A model on the meta device, which holds shapes alone, tied as its configuration says, as it is used."""
     import torch
 
     with _numbers_kept(torch), torch.device("meta"):
         model = model_class(config)
     model.tie_weights()
-    return model
+    return model.eval()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ...bases.architectures.layout import Layout, filled, generalised
 from ...bases.architectures.renaming import Renaming
 from .build import build, kind_of
 from .scales import Scale, entries, forward_of
-from .taken import taken_by
+from .taken import taken_in
 from .tie_states import ties_of
 from .tree import written
 
@@ -41,7 +41,8 @@ def describe(model_class: Any, configs: Sequence[Any], older: Description | None
     UndeterminedError
         If its modules can't be written as one tree.
     """
-    found = {**structure(model_class, configs, older), "ties": ties_of(model_class, configs[0])}
+    ties, flags = ties_of(model_class, configs[0])
+    found = {**structure(model_class, configs, older), "ties": ties, "flags": flags}
     return {key: value for key, value in found.items() if value}
 
 
@@ -52,15 +53,14 @@ def structure(model_class: Any, configs: Sequence[Any], older: Description | Non
     scales: dict[str, list[Scale | None]] = {}
     stored: dict[str, str] = {}
     fused: set[str] = set()
+    taken = {generalised(name) for model in models for name in taken_in(model)}
     for model in models:
         modules.append({})
         for name, module in model.named_modules():
             if (kind := kind_of(module)) is not None:
                 plain, scale = forward_of(module, kind, model.config)
-                parent, _, own = name.rpartition(".")
-                around: Any = type(model.get_submodule(parent))
-                called = own not in taken_by(around)
-                modules[-1][name] = kind if (plain or scale) and called else kind.lower()
+                whole = (plain or scale) and generalised(name) not in taken
+                modules[-1][name] = kind if whole else kind.lower()
                 if kind == "E":
                     scales.setdefault(generalised(name), []).append(scale)
         renamed, lost = stored_names(model)

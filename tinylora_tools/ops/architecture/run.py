@@ -234,7 +234,7 @@ def _report(base: Base, data: Mapping[str, Any], name: str, config: Any, output:
         transformers=found.transformers[0],
         classes=list(found.classes),
         modules=kinds,
-        ties=[list(tie.members) for tie in found.all_ties if tie.holds and all(map(here.may_have, tie.members))],
+        ties=[list(tie.members) for tie in found.ties.all if tie.holds and all(map(here.may_have, tie.members))],
         scaled=scaled,
         renamed=dict(data["releases"][found.transformers[0]]["classes"][name].get("stored", {})),
         missing=missing,
@@ -254,5 +254,5 @@ def _parameters(base: Base) -> list[str]:
 def _missing(letters: Mapping[str, str], loaded: Mapping[str, str], found: Architecture) -> list[str]:
     """Patterns of modules that no tensor is loaded into, but for those that are tied to others."""
     have = {generalised(parameter) for parameter in loaded}
-    tied = {generalised(member) for tie in found.all_ties if tie.holds for member in tie.members}
+    tied = {generalised(member) for tie in found.ties.all if tie.holds for member in tie.members}
     return [pattern for pattern in letters if f"{pattern}.weight" not in have | tied] if loaded else []

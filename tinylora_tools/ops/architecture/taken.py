@@ -1,55 +1,86 @@
-"""Layers whose weight the module around them takes, and doesn't call them: what wraps such a layer, as PEFT does, has
-no effect there.
+"""Layers whose weight a module around them takes, and doesn't call them: what wraps such a layer, as PEFT does, has no
+effect there, or not all the effect that the weight has.
 
-Read off the source, since no forward can be run without weights: a weight that is multiplied by, or handed on as it is.
-Weights that go to a fused kernel, which only one of a module's paths uses, don't count, nor do those that are compared,
-assigned or asked for their shape.
+No forward can be run without weights and inputs, so each module's source is followed (`following`): what of its
+children it calls, and whose weight it reads, in each way through it. Being asked for a dtype or a shape is no reading.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import re
-import textwrap
-from functools import cache
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-_WEIGHT = r"self\.(\w+)\.weight"
-_USES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"{_WEIGHT}\s*@",
-        rf"@\s*{_WEIGHT}",
-        rf"\b(?:linear|conv1d|conv2d)\([^\n]*?{_WEIGHT}(?!\[)",
-        rf"{_WEIGHT}\.t\(\)",
-        rf"\b[qkv]_proj_weight={_WEIGHT}",
-        rf"torch\.cat\(\[[^\n]*?{_WEIGHT}\]",
-        rf"(?m)^\s*\w+ = {_WEIGHT}(?:\.unsqueeze\(0\)\.repeat\(| if |\.clone\(\)|$)",
-    )
-)
-#: Calls that are handed all weights of a module.
-_ALL = re.compile(r"\bmulti_head_attention_forward\([^\n]*")
-#: Methods that give weights their values.
-_NO_FORWARD = {"__init__", "_init_weights", "tie_weights", "reset_parameters"}
+from .build import kind_of
+from .effects import CALLED, TAKEN
+from .following import Follower, methods_of
+from .source import hands_over, reads_weights
+
+#: Words in the names of methods that no forward calls: they make values, or change sizes.
+_NO_FORWARD = {"init", "initialize", "resize", "reset", "tie", "set", "prune"}
 
 
-@cache
-def taken_by(module_class: Any) -> frozenset[str]:
-    """Names of the children whose weight a class's own methods use without calling them."""
-    try:
-        source = textwrap.dedent(inspect.getsource(module_class))
-    except (OSError, TypeError):
-        return frozenset()
+def taken_in(model: Any) -> set[str]:
+    """Names of the modules that PEFT could wrap without all the effect that their weights have.
+
+    Taken is a weight that a module reads besides calling the module that has it, in any way through it, or that it
+    reads where its parameters have their defaults. A way that takes other arguments, such as to interpolate positions,
+    and reads the weight where the usual one calls the module, doesn't count.
+    """
+    names = {id(module): name for name, module in model.named_modules() if kind_of(module)}
     found: set[str] = set()
-    for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
-        if isinstance(node, ast.FunctionDef) and node.name not in _NO_FORWARD:
-            text = _on_lines(node)
-            found.update(name for use in _USES for name in use.findall(text))
-            found.update(name for call in _ALL.findall(text) for name in re.findall(_WEIGHT, call))
-    return frozenset(found)
+    for module in model.modules():
+        if kind_of(module) is None and _may_take(module):
+            found.update(names[one] for one in _taken_by(module) if one in names)
+    return found
 
 
-def _on_lines(node: Any) -> str:
-    """A method's statements, one a line, however they were broken."""
-    return "\n".join(ast.unparse(statement) for statement in ast.walk(node) if isinstance(statement, ast.stmt))
+def _may_take(module: Any) -> bool:
+    """Whether a module's class reads weights of others, or hands over a layer that others could read."""
+    own = methods_of(module)
+    if any(reads_weights(method) for method in own.values()):
+        return True
+    paths = {path for method in own.values() for path in hands_over(method)}
+    return any(kind_of(one) for path in paths for one in modules_at(module, path))
+
+
+def _taken_by(module: Any) -> Iterator[int]:
+    """Ids of the layers that one module takes the weights of."""
+    any_way = Follower(module)
+    usual = Follower(module, usual=True)
+    outcomes = _outcomes(any_way)
+    for one, its in outcomes.items():
+        if CALLED | TAKEN in its or (TAKEN in its and CALLED not in its):
+            yield one
+    if any(TAKEN in its for its in outcomes.values()):
+        usual.reached |= any_way.reached - {"forward"}  # which are no ways of their own
+        for one, its in _outcomes(usual).items():
+            if TAKEN in its:
+                yield one
+
+
+def _outcomes(follower: Follower) -> dict[int, set[int]]:
+    """What may become of each layer, by its id: in forward, or in a method that it doesn't reach, and others call."""
+    found: dict[int, set[int]] = {}
+    own = methods_of(follower.root)
+    for name in ("forward", *own):
+        if name in own and name not in follower.reached and not _NO_FORWARD & {*name.split("_")}:
+            for path, its in follower.follow(own[name], name).items():
+                for one in modules_at(follower.root, path):
+                    found.setdefault(id(one), set()).update(its)
+    return found
+
+
+def modules_at(root: Any, path: str) -> Iterable[Any]:
+    """The modules at a path below another, where `*` is any of a list's."""
+    found = [root]
+    for part in path.split(".") if path else ():
+        found = [below for one in found for below in _below(one, part)]
+    return found
+
+
+def _below(module: Any, part: str) -> Iterable[Any]:
+    children = getattr(module, "_modules", {})
+    if part == "*":
+        return [one for one in children.values() if one is not None]
+    one = children.get(part)
+    return [] if one is None else [one]

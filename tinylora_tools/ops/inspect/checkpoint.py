@@ -118,8 +118,8 @@ def _ties(checkpoint: Checkpoint, architecture: Architecture | None, config: dic
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in checkpoint.shard_of:
         if any(character.isdigit() for character in name):
-            continue  # no known architecture ties tensors of its numbered layers
-        tie = architecture.ties(name)
+            continue  # few architectures tie those of numbered layers, and they tie many
+        tie = architecture.ties.of(name)
         if tie is not None and tie.holds is not False:
             groups[tie.members] = list(tie.members)
     return list(groups.values())

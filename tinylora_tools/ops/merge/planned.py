@@ -23,7 +23,8 @@ from .words import MergePlan
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Whatever of a merge's arguments its bytes depend on, as `merge` has them; a scale for each adapter."""
+    """Whatever of a merge's arguments its bytes depend on, as `merge` has them; a scale for each adapter, and the
+    sha256 of the architecture file that was given."""
 
     scales: tuple[float, ...]
     dtype: str = "auto"
@@ -34,6 +35,7 @@ class Settings:
     seeding: Seeding | None = None
     release: str | None = None
     tokenizer: str | None = None
+    architecture: str | None = None
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Settings:
@@ -54,6 +56,7 @@ class Settings:
             "seeding": lambda value: value in (None, "index", "salted"),
             "tokenizer": lambda value: value in (None, "base", "adapter"),
             "release": lambda value: value in (None, "4", "5"),
+            "architecture": lambda value: value is None or type(value) is str,
         }
         wrong = [name for name in checks if name not in said or not checks[name](said[name])]
         if wrong or said.keys() - checks.keys():

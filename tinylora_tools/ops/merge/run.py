@@ -12,6 +12,7 @@ from pathlib import Path
 from ...adapters import soundness
 from ...adapters.load import ModuleOrder, order_in
 from ...adapters.source import Source, find_sources, name_the_base
+from ...bases.architectures.families import given_mark
 from ...bases.base import Base, open_base
 from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
@@ -111,8 +112,9 @@ def merge(
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
     settings = Settings(
-        scales, dtype, tied, stream, order_in(module_order), _named(first_adapter), seeding, release, tokenizer
-    )
+        scales, dtype, tied, stream, order_in(module_order), _named(first_adapter), seeding, release, tokenizer,
+        given_mark(),
+    )  # fmt: skip
     opened, plan, chosen = planned(at, sources, settings, threads=threads, keep_weights=not dry_run, progress=progress)
     copied = model_files(at.path, chosen.tokenizer)
     _check_space(output, plan.size + sum(path.stat().st_size for path in copied.values()))

@@ -10,6 +10,7 @@ from pathlib import Path
 from ... import __version__
 from ...adapters.load import Adapter
 from ...adapters.source import find_sources
+from ...bases.architectures.families import given_mark
 from ...bases.base import Base, open_base
 from ...checks import at_least
 from ...core.block_sum import NumpyBlockAdder
@@ -30,7 +31,7 @@ from ...output.manifest import (
 )
 from ...progress import NoProgress, Progress
 from ...sources.locate import locate
-from ...wording import argument
+from ...wording import argument, call
 from ...workers import Workers
 from ..opened import AdapterLike
 from .digest import tensor_data
@@ -159,11 +160,21 @@ def record(
 
 def _settings(manifest: Manifest, directory: Path) -> Settings:
     try:
-        return Settings.of(manifest.settings)
+        found = Settings.of(manifest.settings)
     except ValueError as error:
         hint = "Check it with the release that wrote it, or merge again."
         what = f"its settings aren't those of this release: {error}"
         raise FormatError(what, where=directory / NAME, hint=hint) from None
+    if found.architecture != given_mark():
+        merged, here = (f"one of sha256 {mark}" if mark else "none" for mark in (found.architecture, given_mark()))
+        raise MismatchError(
+            f"it was merged with another architecture file: {merged}, and given is {here}",
+            where=directory / NAME,
+            hint=f"Use {call('described_by', 'FILE')} with the file that it was merged with."
+            if found.architecture
+            else "Leave the architecture file away.",
+        )
+    return found
 
 
 def _tensors(checkpoint: Checkpoint) -> list[tuple[str, TensorFile]]:

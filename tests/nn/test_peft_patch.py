@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import dataclasses
@@ -445,6 +446,29 @@ def test_other_threads_are_not_served() -> None:
         assert len(decomposed) == 3
         adapted()
         assert len(decomposed) == 3
+
+
+def test_other_tasks_are_not_served() -> None:
+    async def inside(entered: asyncio.Event, leave: asyncio.Event) -> int:
+        with fast_peft(), counted() as decomposed:
+            adapted()
+            entered.set()
+            before = len(decomposed)
+            await leave.wait()
+        return before
+
+    async def both() -> tuple[int, int]:
+        entered, leave = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(inside(entered, leave))
+        await entered.wait()
+        with counted() as decomposed:
+            adapted()
+        leave.set()
+        return await task, len(decomposed)
+
+    before = methods()
+    assert asyncio.run(both()) == (0, 3)
+    assert methods() == before
 
 
 def test_threads_may_come_and_go() -> None:

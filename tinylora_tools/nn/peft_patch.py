@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +27,7 @@ from torch import Tensor
 from ..bases.weights import each_of
 from ..core.svd.triplets import made_as_peft, top_triplets
 from ..errors import FormatError, UnsupportedError
+from .patches import Patches, Replacement
 
 #: The releases whose methods these are.
 RELEASES = ("0.20", "0.21")
@@ -47,8 +47,8 @@ def fast_peft() -> Iterator[None]:
     it afterwards. A and B of a new adapter equal PEFT's up to rounding and the signs of pairs, which an SVD library
     chooses as it likes; P, v and whatever comes from a file are the same bit for bit.
 
-    Only the thread, or the asyncio task, that entered the context is served: PEFT works in others as it does without,
-    also at the same time. Contexts may be nested, and entered by several threads.
+    Only the thread that entered the context is served, or the asyncio task with those that it starts: PEFT works in
+    others as it does without, also at the same time. Contexts may be nested, and entered by several threads.
 
     Raises
     ------
@@ -256,51 +256,17 @@ def _loading_all(original: Any) -> Any:
     return classmethod(from_pretrained)
 
 
-class _Patches:
-    """PEFT's methods, replaced while anyone is inside."""
+def _methods() -> list[Replacement]:
+    from peft import PeftModel
+    from peft.tuners.tinylora import Embedding, TinyLoraLayer, TinyLoraModel
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._replaced: list[tuple[type, str, Any, Any]] = []
-
-    def enter(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._replace()
-            self._inside += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._restore()
-
-    def _replace(self) -> None:
-        from peft import PeftModel
-        from peft.tuners.tinylora import Embedding, TinyLoraLayer, TinyLoraModel
-        from peft.tuners.tuners_utils import BaseTuner
-
-        for owner, name, wrapped, source in (
-            (TinyLoraLayer, "_init_svd", _decomposing, TinyLoraLayer),
-            (Embedding, "_init_svd_embedding", _decomposing, Embedding),
-            (TinyLoraModel, "inject_adapter", _making, BaseTuner),
-            (PeftModel, "load_adapter", _loading, PeftModel),
-            (PeftModel, "from_pretrained", _loading_all, PeftModel),
-        ):
-            ours = wrapped(vars(source)[name])
-            self._replaced.append((owner, name, vars(owner).get(name), ours))
-            setattr(owner, name, ours)
-
-    def _restore(self) -> None:
-        for owner, name, original, ours in self._replaced:
-            if vars(owner).get(name) is not ours:
-                continue  # replaced again, by someone else: underneath, ours does nothing more
-            if original is None:  # inherited
-                delattr(owner, name)
-            else:
-                setattr(owner, name, original)
-        self._replaced.clear()
+    return [
+        (TinyLoraLayer, "_init_svd", _decomposing),
+        (Embedding, "_init_svd_embedding", _decomposing),
+        (TinyLoraModel, "inject_adapter", _making),
+        (PeftModel, "load_adapter", _loading),
+        (PeftModel, "from_pretrained", _loading_all),
+    ]
 
 
-_PATCHES = _Patches()
+_PATCHES = Patches(_methods)

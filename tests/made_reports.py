@@ -16,6 +16,7 @@ from tinylora_tools.ops.merge.verify_output import Difference, OutputReport
 from tinylora_tools.ops.verify.adapter import AdapterVerdict
 from tinylora_tools.ops.verify.base import BaseReport, ModuleVerdict
 from tinylora_tools.ops.verify.check import Check
+from tinylora_tools.ops.verify.recorded import Record, TensorDifference
 from tinylora_tools.ops.verify.seed import VerifyReport
 
 KINDS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_proj")
@@ -28,11 +29,12 @@ def base_report() -> BaseReport:
     def verdict(i: int, name: str) -> ModuleVerdict:
         if i == 7:
             note = "its weight is quantized (4 bits, bitsandbytes)"
-            return ModuleVerdict(name, "unknown", None, None, None, None, "bfloat16", "", note)
+            return ModuleVerdict(name, "unknown", None, None, None, None, None, "bfloat16", "", note)
         moved = i % 31 == 0
         return ModuleVerdict(
-            name, "fine-tuned" if moved else "same-base", 1.2e-2 / (1 + i), 0.875 if moved else 1.0, 7.5e-5 * moved,
-            2.4e-1 / (1 + i), "bfloat16", "bfloat16", "two roundings hide smaller changes" if i % 13 == 5 else "",
+            name, "fine-tuned" if moved else "same-weights", f"{name}.weight", 1.2e-2 / (1 + i),
+            0.875 if moved else 1.0, 7.5e-5 * moved, 2.4e-1 / (1 + i), "bfloat16", "bfloat16",
+            "two roundings hide smaller changes" if i % 13 == 5 else "",
         )  # fmt: skip
 
     modules = [verdict(i, name) for i, name in enumerate(MODULES)]
@@ -41,11 +43,16 @@ def base_report() -> BaseReport:
         "models/Base-7B",
         "fine-tuned",
         False,
-        modules,
-        len(modules) - 1,
-        1.2e-2,
-        3.5,
-        ["P isn't stored"],
+        all_tensors=True,
+        tensors=len(modules) + 3,
+        records=[Record("manifest", "models/merged/tinylora-manifest.json", len(modules) + 2)],
+        differences=[TensorDifference("model.norm.weight", "manifest", "this tensor was changed")],
+        not_compared=["lm_head.weight"],
+        modules=modules,
+        recomputed=len(modules) - 1,
+        largest_rho=1.2e-2,
+        seconds=3.5,
+        warnings=["P isn't stored"],
     )
 
 

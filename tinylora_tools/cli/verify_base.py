@@ -63,7 +63,6 @@ def command(out: Output, **given: Any) -> int:
     \b
     Examples:
       tinylora verify-base adapter --base Qwen2.5-0.5B
-      tinylora verify-base adapter --base Qwen2.5-0.5B --all
       tinylora verify-base adapter --base Qwen2.5-0.5B --against merged --json
     """
     keep_freed_memory()

@@ -100,7 +100,7 @@ def test_examples_run(tinylora: Run, place: Path, name: str) -> None:
     """One after the other; what they write is in nobody's way."""
     for line in examples(name):
         program, *words = shlex.split(line)
-        if "--against" in words:  # a PEFT 0.19 adapter and its own base
+        if "old-adapter" in words and "--against" in words:  # a PEFT 0.19 adapter and its own base
             old = fixture("peft019-seed-only")
             stands = {"old-adapter": old.adapter, "merged": old.merged, "Qwen2.5-0.5B": old.base}
             words = [str(stands.get(word, word)) for word in words]

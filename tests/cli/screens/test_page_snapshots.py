@@ -18,7 +18,7 @@ SHOWN = Path(__file__).parent / "shown"
 ROOMS = {"40": Room(40, 24), "80": Room(80, 24), "120": Room(120, 24), "pipe": Room()}
 
 #: Figures and verdicts, as reports have them.
-FIGURES = re.compile(r"\d\.\de[-+]\d\d\b|\d+\.\d\d%|\b(?:same-base|fine-tuned|identical|differs|DIFFERS|unknown)\b")
+FIGURES = re.compile(r"\d\.\de[-+]\d\d\b|\d+\.\d\d%|\b(?:same-weights|fine-tuned|identical|differs|DIFFERS|unknown)\b")
 
 
 def shown(name: str, room: Room) -> list[str]:

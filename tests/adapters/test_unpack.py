@@ -151,7 +151,10 @@ def test_what_peft_could_not_read_is_told_with_the_file(
         restored(path, case.base)
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize(
+    "capability",
+    ["default", pytest.param("avx2", marks=pytest.mark.slow), pytest.param("avx512", marks=pytest.mark.slow)],
+)
 def test_other_cpus_restore_the_same_bits(capability: str, packed_exactly: list[Path]) -> None:
     """The digests in the files are checked by a process that is kept to other instructions, on one thread."""
     code = (

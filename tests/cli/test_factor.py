@@ -40,7 +40,7 @@ def test_an_interrupted_factor_says_how_to_go_on(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     generator = torch.Generator().manual_seed(0)
-    weights = {f"layers.{i}.proj.weight": torch.randn(1500, 1500, generator=generator) for i in range(12)}
+    weights = {f"layers.{i}.proj.weight": torch.randn(1000, 1000, generator=generator) for i in range(12)}
     save_file(weights, base / "model.safetensors")
     command = [sys.executable, "-m", "tinylora_tools", "factor", base, "-o", tmp_path / "f.safetensors"]
     command += ["--target-modules", "proj", "--threads", "1"]

@@ -141,3 +141,54 @@ def test_another_user_s_directory_in_a_place_for_all_is_no_workshop(out: Path, m
     monkeypatch.setattr(os, "geteuid", lambda: out.parent.stat().st_uid + 1)
     with pytest.raises(FileExistsError), workshop(out):
         raise AssertionError
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["_remove", "iterdir", "rmdir", "unlink"])
+def test_a_request_to_end_while_it_is_cleared_leaves_nothing(
+    call: str, when: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around each thing that leaving does."""
+    owner = module if call == "_remove" else Path
+    real, asked = getattr(owner, call), [0]
+
+    def interrupted(path: Path, **given: bool) -> object:
+        if not asked[0] and when == "before":
+            asked[0] += 1
+            raise KeyboardInterrupt
+        result = real(path, **given)
+        if not asked[0]:
+            asked[0] += 1
+            raise KeyboardInterrupt
+        return result
+
+    def work() -> None:
+        with workshop(out) as shop:
+            shop.new().write_text("half")
+            monkeypatch.setattr(owner, call, interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert asked == [1]
+    monkeypatch.undo()
+    assert list(out.parent.iterdir()) == []
+
+
+def test_who_came_after_the_lock_was_given_back_keeps_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes as this run's lock is gone, and another run has begun."""
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        real(path, missing_ok)
+        (workshop_of(out) / "lock").write_text("another's")
+        (workshop_of(out) / "whole.other").write_text("another's")
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with workshop(out):
+            monkeypatch.setattr(Path, "unlink", unlink)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    monkeypatch.undo()
+    assert snapshot(workshop_of(out)) == {"lock": b"another's", "whole.other": b"another's"}

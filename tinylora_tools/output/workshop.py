@@ -139,8 +139,16 @@ def workshop(output: Path) -> Iterator[Workshop]:
         found.take_over()
         yield found
     finally:
-        found.leave()
-        os.close(lock)
+        try:
+            found.leave()
+        except BaseException:  # a request to end, in the middle of it
+            if _is_at(lock, directory / _LOCK):
+                found.leave()
+            with suppress(OSError):
+                directory.rmdir()
+            raise
+        finally:
+            os.close(lock)
 
 
 def _held(directory: Path, output: Path) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tinylora_tools.bases.architectures.scaling import Scaling, scaling_of
-from tinylora_tools.errors import UndeterminedError
+from tinylora_tools.errors import FormatError, UndeterminedError
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_what_no_configuration_says_is_not_known(scale: dict[str, Any], config: 
         UndeterminedError, match=r"embed_tokens may be scaled, which .* in the base's config\.json says"
     ):
         scaling_of(scale, config, "embed_tokens", 64)
+
+
+@pytest.mark.parametrize("value", [0, -3, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize("rule", ["value_of", "root_of"])
+def test_what_nothing_can_be_multiplied_by_is_told(rule: str, value: float) -> None:
+    with pytest.raises(FormatError, match=r"config\.json: text\.scale is .*, by which embed_tokens can't be scaled"):
+        scaling_of({"as": "number", rule: "text.scale"}, {"text": {"scale": value}}, "embed_tokens", 64)

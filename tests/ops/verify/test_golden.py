@@ -47,7 +47,11 @@ def test_golden_files_between_machines(tmp_path: Path, tinylora: Any, monkeypatc
         return tinylora("verify-seed", "--device", "cpu", *arguments)
 
     golden = tmp_path / "golden.json"
-    assert run("--record", golden, capability="avx2").code == 0
+    here = run("--record", golden, "--json", capability="avx2")
+    checks = json.loads(here.out)["checks"]
+    assert (here.code, {check["device"] for check in checks}) == (0, {"cpu"}), here
+    names = {check["name"] for check in checks}
+    assert {"numpy torch-cpu-avx2", "numpy torch-cpu-scalar", "torch", "torch default, 1 thread"} <= names
     assert run("--golden", golden, capability="avx2").code == 0
     other = run("--golden", golden, "--json", capability="default")
     assert other.code == 1

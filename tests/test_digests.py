@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -75,6 +76,28 @@ def test_a_flipped_bit_is_named(command: str, part: str, sound: Path, tmp_path: 
     assert result.code == 1
     assert f"{tensor}: its bytes aren't those that were recorded when the file was written" in result.err
     assert not list(tmp_path.glob("out*"))
+
+
+def test_no_flipped_bit_anywhere_gives_another_result(tmp_path: Path) -> None:
+    """In the data it is an error; in the header it is one, or harmless, as in the name of the entry itself."""
+    case, rng = fixture("peft020-tiny"), np.random.default_rng(0)
+    adapter, out = tmp_path / "adapter", tmp_path / "lora"
+    tl.to_peft(case.adapter, adapter, base=case.base, save_projection=True)
+
+    def result() -> bytes:
+        tl.to_lora(adapter, out, base=case.base, force=True)
+        return (out / WEIGHTS).read_bytes()
+
+    sound, good = (adapter / WEIGHTS).read_bytes(), result()
+    start = 8 + int.from_bytes(sound[:8], "little")
+    for at in [*rng.integers(0, start, 60), *rng.integers(start, len(sound), 60)]:
+        data = bytearray(sound)
+        data[at] ^= 1 << int(rng.integers(8))
+        (adapter / WEIGHTS).write_bytes(data)
+        try:
+            assert (result() == good, at < start) == (True, True), at
+        except tl.TinyLoraError:
+            continue
 
 
 def test_a_head_that_is_copied_is_compared_too(tmp_path: Path, tinylora: Run) -> None:

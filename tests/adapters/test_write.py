@@ -26,6 +26,7 @@ from tinylora_tools.adapters.write import (
     write_adapter,
 )
 from tinylora_tools.errors import UndeterminedError, UnsupportedError
+from tinylora_tools.formats.digests import KEY
 from tinylora_tools.formats.peft.adapter import read_adapter
 
 LAYERS = fixture("peft021-layers")
@@ -47,7 +48,10 @@ def test_what_is_written_is_read_back_by_safetensors_and_peft(tmp_path: Path) ->
     assert written == (tmp_path / WEIGHTS).stat().st_size
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", WEIGHTS]
     with safe_open(tmp_path / WEIGHTS, "np") as file:
-        assert file.metadata() == {"format": "pt", "converted_from": "nobody"}
+        metadata = file.metadata()
+        assert metadata.keys() == {"format", "converted_from", KEY}
+        assert (metadata["format"], metadata["converted_from"]) == ("pt", "nobody")
+        assert json.loads(metadata[KEY])["tensors"].keys() == tensors.keys()
         assert sorted(file.keys()) == sorted(tensors)
     back = load_file(tmp_path / WEIGHTS)
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)

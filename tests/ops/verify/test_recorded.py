@@ -88,6 +88,12 @@ def test_a_changed_tensor_is_named(name: str, base: Path, merged: Path) -> None:
     assert report.differences[0].what == "this tensor was changed"
 
 
+def test_a_manifest_under_another_name_in_the_base_s_directory(base: Path, merged: Path) -> None:
+    shutil.copy(merged / NAME, base / "of-the-merge.json")
+    report = verify_base(CASE.adapter, base, against=base / "of-the-merge.json")
+    assert (report.ok, len(report.records)) == (True, 1)
+
+
 def test_tensors_that_are_missing_or_new(base: Path, merged: Path) -> None:
     def swap(tensors: dict[str, Any]) -> None:
         tensors["model.norm.bias"] = tensors.pop("model.norm.weight")
@@ -113,6 +119,11 @@ def test_a_base_that_was_merged_itself_tells_of_itself(merged: Path, tmp_path: P
     for against in (None, own, own / NAME):
         report = verify_base(CASE.adapter, own, all_tensors=True, against=against)
         assert (report.differences, report.not_compared, len(report.records)) == ([], [], 1)
+        assert report.warnings[-1] == (
+            "this base is what the adapter was merged into already, by the manifest in it, not its base"
+        )
+    other = fixture("peft021-layers").adapter
+    assert "merged into already" not in " ".join(verify_base(other, own, all_tensors=True).warnings)
     edit(own / "model.safetensors", doubled)
     assert names(verify_base(CASE.adapter, own, all_tensors=True)) == ["model.norm.weight"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -66,14 +67,15 @@ class Expression:
         except (AttributeError, ValueError):  # there is no such signal, or this isn't the main thread
             yield
             return
-        timer = signal.setitimer(signal.ITIMER_VIRTUAL, self._left)
+        started, timer = time.thread_time(), signal.setitimer(signal.ITIMER_VIRTUAL, self._left)
         try:
             yield
         finally:
-            left, _ = signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+            signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
             signal.signal(signal.SIGVTALRM, signal.SIG_DFL if before is None else before)
-            if self._left - left > _SLOW:
-                self._left = max(left, _SLOW)
+            spent = time.thread_time() - started  # the timer itself counts in ticks of the system
+            if spent > _SLOW:
+                self._left = max(self._left - spent, _SLOW)
 
 
 def expression(text: str, field: str | None = None) -> Expression:

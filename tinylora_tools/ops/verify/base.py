@@ -38,7 +38,7 @@ from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
 from ...wording import argument
 from ..opened import AdapterLike
-from .recorded import Comparison, Record, TensorDifference, compare_with_records, manifests_of
+from .recorded import Comparison, Record, TensorDifference, compare_with_records, manifests_of, merged_already
 
 Verdict = Literal["same-weights", "other-dtype", "fine-tuned", "other-model", "unknown"]
 
@@ -131,6 +131,8 @@ def verify_base(
     ------
     MismatchError
         If no base is named and the adapter's own isn't at hand.
+    FormatError
+        If no manifest is where one is named, or one is damaged.
     UnsupportedError
         For a device that isn't there.
     """
@@ -152,6 +154,7 @@ def verify_base(
         packed = (source.path, seen) if source.form == PACKED else None
         compared = compare_with_records(at, manifests, packed, threads or 2, progress)
         hints += compared.notes if compared.records else [_NO_RECORD.format(argument("against", ...))]
+        hints += merged_already(at, manifests, opened.header.file.path)
     told = compared.compared if everything else frozenset(seen)
     left = [name for name in at.checkpoint.shard_of if name not in told]
     as_recorded = not everything or not (compared.differences or left)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ...bases.base import Base
 from ...formats.checkpoint import Checkpoint
-from ...output.manifest import NAME, Manifest, different, read_manifest, tensor_digest
+from ...output.manifest import NAME, Manifest, different, file_digest, read_manifest, tensor_digest
 from ...progress import Progress
 from ...sources.hub_records import HubRecord, hub_record
 from ...sources.locate import locate
@@ -110,7 +110,7 @@ def compare_with_records(
 
 def _by_manifest(path: Path, manifest: Manifest, base: Base, here: Mapping[str, str]) -> Comparison:
     """What lies in the base's directory tells of the base as of an output; any other, of what it was merged into."""
-    own = path.parent.resolve() == base.directory.resolve()
+    own = _is_own(path, base)
     recorded = (manifest.output if own else manifest.base).tensors
     found = [TensorDifference(name, "manifest", what) for name, what in different(recorded, here, "tensor")]
     notes: tuple[str, ...] = ()
@@ -118,6 +118,20 @@ def _by_manifest(path: Path, manifest: Manifest, base: Base, here: Mapping[str, 
         notes = (f"the base is what came of the merge that {path} tells of, not what went into it",)
     record = Record("manifest", str(path), len(recorded.keys() & here.keys()))
     return Comparison((record,), tuple(found), frozenset(here), notes)
+
+
+def _is_own(path: Path, base: Base) -> bool:
+    return path.resolve() == (base.directory / NAME).resolve()
+
+
+def merged_already(base: Base, manifests: Sequence[tuple[Path, Manifest]], adapter: Path) -> list[str]:
+    """A note where the base's own manifest says that this adapter's file was merged into it: small updates don't keep
+    its factors from fitting."""
+    for path, manifest in manifests:
+        digests = {digest for one in manifest.adapters for digest in one.files.values()}
+        if _is_own(path, base) and digests and file_digest(adapter) in digests:
+            return ["this base is what the adapter was merged into already, by the manifest in it, not its base"]
+    return []
 
 
 def _digests(checkpoint: Checkpoint, pool: Executor, progress: Progress) -> dict[str, str]:

@@ -9,6 +9,7 @@ from ..main import LazyGroup
 #: Form to its module in this package and its one line of help.
 FORMS = {
     "lora": ("lora", "One LoRA adapter with the same update, for serving."),
+    "gguf": ("gguf", "One LoRA adapter as GGUF, for llama.cpp and Ollama."),
     "peft": ("peft", "PEFT's files, anew."),
     "packed": ("packed", "Less than a kilobyte, restored from the base."),
 }
@@ -23,6 +24,7 @@ def command() -> None:
     \b
     Examples:
       tinylora convert lora adapter -o lora
+      tinylora convert gguf adapter -o adapter.gguf
       tinylora convert peft adapter.safetensors -o adapter --base models/Qwen2.5-0.5B
       tinylora convert packed adapter -o adapter.safetensors --base models/Qwen2.5-0.5B
     """

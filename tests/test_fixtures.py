@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf_cases
 import pytest
 import readme
 import recipe
@@ -22,8 +23,9 @@ def test_every_directory_is_in_the_readme(path: Path) -> None:
 
 
 def test_every_fixture_is_in_the_recipe() -> None:
-    assert {path.name for path in readme.directories(ROOT)} == {"bases", *recipe.CASES}
+    assert {path.name for path in readme.directories(ROOT)} == {"bases", "gguf", *recipe.CASES}
     assert {path.name for path in readme.directories(ROOT / "bases")} == set(recipe.BASES)
+    assert {path.name for path in readme.directories(ROOT / "gguf")} == set(gguf_cases.CASES)
 
 
 def test_without_its_comments_the_readme_is_refused() -> None:

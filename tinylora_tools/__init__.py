@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import FormatError, MismatchError, OutputError, TinyLoraError, UndeterminedError, UnsupportedError
     from .formats.peft.config import TinyLoraConfig
     from .ops.architecture.run import architecture
+    from .ops.convert.gguf import to_gguf
     from .ops.convert.lora import to_lora
     from .ops.convert.packed import pack
     from .ops.convert.peft import to_peft
@@ -60,6 +61,7 @@ _HOMES = {
     "merge": "ops.merge.run",
     "pack": "ops.convert.packed",
     "project": "ops.project",
+    "to_gguf": "ops.convert.gguf",
     "to_lora": "ops.convert.lora",
     "to_peft": "ops.convert.peft",
     "top_triplets": "core.svd.triplets",
@@ -88,6 +90,7 @@ __all__ = [
     "merge",
     "pack",
     "project",
+    "to_gguf",
     "to_lora",
     "to_peft",
     "top_triplets",

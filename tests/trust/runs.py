@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "init": ("init", "BASE", "-o", "OUT"),
     "factor": ("factor", "BASE", "-o", "OUT.safetensors", "--target-modules", "q_proj"),
     "convert lora": ("convert", "lora", "WHOLE", "--base", "BASE", "-o", "OUT"),
+    "convert gguf": ("convert", "gguf", "WHOLE", "--base", "BASE", "-o", "OUT.gguf"),
     "convert peft": ("convert", "peft", "WHOLE", "--base", "BASE", "-o", "OUT"),
     "convert packed": ("convert", "packed", "WHOLE", "--base", "BASE", "-o", "OUT.safetensors"),
     "project": ("project", "SHARDED", "--base", "SHARDS", "-o", "OUT"),

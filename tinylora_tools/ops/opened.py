@@ -10,7 +10,7 @@ from ..adapters import soundness
 from ..adapters.load import Adapter
 from ..adapters.source import Source, find_sources
 from ..bases.base import Base, open_base
-from ..output.staging import check_output
+from ..output.staging import check_file, check_output, keep_apart
 
 #: What a verb takes for an adapter.
 AdapterLike = str | Path | Source | Adapter
@@ -22,6 +22,7 @@ def opened_for(
     base: str | Path | Base | None,
     *,
     force: bool,
+    file: bool = False,
     **given: Any,
 ) -> tuple[list[Adapter], list[Path]]:
     """Sound adapters, their tensors in memory; and the inputs that the output is kept apart from.
@@ -33,6 +34,8 @@ def opened_for(
     adapters : path, open adapter, or a sequence of them
     base : path, optional
         A model's directory, or a weights file of it.
+    file : bool
+        Whether the output is a file, which may lie in an input's directory as long as it replaces nothing.
     given
         As `Source.open` takes it.
 
@@ -46,7 +49,12 @@ def opened_for(
     sources = find_sources(adapters)
     at = None if base is None else open_base(base).require_model()
     inputs = [path for source in sources for path in source.inputs(at)]
-    check_output(output, force=force, inputs=inputs)
+    if not file:
+        check_output(output, force=force, inputs=inputs)
+    else:
+        check_file(output, force=force)
+        if output.exists():
+            keep_apart(output, inputs)
     opened = [source.open(at, in_memory=True, **given) for source in sources]
     for adapter in opened:
         soundness.check(adapter)

@@ -139,11 +139,11 @@ def replace_hint() -> str:
     return f"Name another output, or replace it with {argument('force', True)}."
 
 
-def require_ending(output: Path) -> None:
-    """Raise OutputError for a safetensors file by a name that nothing would read it by."""
-    if output.suffix != ".safetensors":
+def require_ending(output: Path, ending: str = ".safetensors") -> None:
+    """Raise OutputError for a file by a name that nothing would read it by."""
+    if output.suffix != ending:
         raise OutputError(
-            "expected the ending .safetensors", where=output, hint=f"Name it {output.name}.safetensors, for example."
+            f"expected the ending {ending}", where=output, hint=f"Name it {output.name}{ending}, for example."
         )
 
 

@@ -20,7 +20,9 @@ _VALUES = {
     "record_to": "FILE",
 }  # fmt: skip
 
-_COMMANDS = {"pack": "convert packed", "to_lora": "convert lora", "to_peft": "convert peft"}
+_COMMANDS = {
+    "pack": "convert packed", "to_gguf": "convert gguf", "to_lora": "convert lora", "to_peft": "convert peft",
+}  # fmt: skip
 
 
 class OptionWords:

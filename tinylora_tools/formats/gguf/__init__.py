@@ -1,0 +1,1 @@
+"""GGUF as llama.cpp reads it: LoRA adapters, and how it has the weights of transformers' classes."""

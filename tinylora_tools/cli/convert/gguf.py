@@ -62,7 +62,7 @@ def command(
     \b
     Examples:
       tinylora convert gguf adapter -o adapter.gguf
-      tinylora convert gguf adapter -o adapter.gguf --base Qwen2.5-0.5B --outtype bf16
+      tinylora convert gguf adapter -o adapter.gguf --outtype bf16
     """
     scale = several(scales, adapters)
     keep_freed_memory()

@@ -225,5 +225,5 @@ def _may_be_tied(module: str, layout: Layout, loaded: Sequence[Adapter]) -> bool
     known = next((one.architecture for one in loaded if one.architecture), None)
     if layout.always_tied or known is None:
         return True
-    parameter = f"{module}.weight"
-    return known.ties.unclear(parameter) is not None or any(tie.holds is not False for tie in known.ties.having(parameter))
+    ties, parameter = known.ties, f"{module}.weight"
+    return ties.unclear(parameter) is not None or any(tie.holds is not False for tie in ties.having(parameter))

@@ -21,7 +21,7 @@ def test_init_then_verify_then_merge(tinylora: Run, tmp_path: Path) -> None:
     assert (result.code, json.loads(result.out)["init_seed"]) == (0, 3)
     result = tinylora("verify-base", out, "--base", BASE)
     assert result.code == 0
-    assert "The factors are this base's." in result.out
+    assert "The targeted weights fit the adapter's factors; " in result.out
     assert tinylora("merge", out, "--base", BASE, "-o", tmp_path / "merged").code == 0
     assert tinylora("init", BASE, "-o", out).code == 1
     assert tinylora("init", BASE, "-o", out, "-f", "-q").out == ""

@@ -13,6 +13,7 @@ from ...adapters.provenance import regime
 from ...adapters.soundness import described
 from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
+from .vectors import VectorSize, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class AdapterReport:
     file_bytes: int
     contents: list[Part]
     groups: int
+    vectors: VectorSize | None
     head: HeadRow | None
     order_from: str
     regime: str
@@ -100,6 +102,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
         file_bytes=header.file.path.stat().st_size,
         contents=_contents(header),
         groups=len(header.vectors),
+        vectors=size_of(adapter.vector(group) for group in header.vectors),
         head=None if head is None else HeadRow(list(head.modules), head.labels),
         order_from=numbering.source,
         regime=regime(header, adapter.provenance),

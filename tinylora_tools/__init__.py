@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .ops.convert.peft import to_peft
     from .ops.create.count import count
     from .ops.create.init import init
+    from .ops.diff import diff
     from .ops.factor import factor
     from .ops.inspect.run import inspect
     from .ops.merge.run import merge
@@ -53,6 +54,7 @@ _HOMES = {
     "architecture": "ops.architecture.run",
     "count": "ops.create.count",
     "described_by": "bases.architectures.families",
+    "diff": "ops.diff",
     "draw_projection": "ops.project",
     "factor": "ops.factor",
     "init": "ops.create.init",
@@ -82,6 +84,7 @@ __all__ = [
     "architecture",
     "count",
     "described_by",
+    "diff",
     "draw_projection",
     "factor",
     "init",

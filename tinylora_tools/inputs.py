@@ -59,6 +59,16 @@ def watches_inputs(function: Callable[P, T]) -> Callable[P, T]:
     return watched
 
 
+@contextmanager
+def no_inputs() -> Iterator[None]:
+    """For what is written of a report: nothing that was read before counts."""
+    token = _watched.set(None)
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+
+
 def open_input(path: Path) -> BinaryIO:
     """A file, open for reading, and remembered.
 

@@ -7,8 +7,10 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixture_data import ROOT, fixture
@@ -95,3 +97,29 @@ def test_colours_are_for_who_wants_them(tmp_path: Path) -> None:
     assert red in on_terminal(tmp_path, *wrong)[1]
     assert red in on_terminal(tmp_path, *wrong, TERM="dumb", FORCE_COLOR="1")[1]
     assert "\x1b[31m" not in on_terminal(tmp_path, *wrong, NO_COLOR="1")[1]
+
+
+@pytest.mark.parametrize("name", ["svg", "html"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["factor", "BASE", "-o", "OUT.safetensors", "--target-modules", "q_proj"],
+        ["merge", "ADAPTER", "--base", "BASE", "-o", "OUT"],
+        ["inspect", "ADAPTER", "-q"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_pictures(tinylora: Callable[..., Any], tmp_path: Path, arguments: list[str], name: str) -> None:
+    case, picture = fixture("peft020-tiny"), tmp_path / f"picture.{name}"
+    places = {"ADAPTER": str(case.adapter), "BASE": str(case.base)}
+    words = [places.get(word, word.replace("OUT", str(tmp_path / "out"))) for word in arguments]
+    assert tinylora(*words, "--save", picture).code == 0
+    drawn = picture.read_text()
+    assert "q_proj" in drawn
+    before = picture.read_bytes()
+    again = tinylora(*words, "--save", picture)
+    assert (again.code, "exists already" in again.err, picture.read_bytes()) == (1, True, before)
+    assert ("-f" in again.err or "--force" in again.err) == (arguments[0] != "inspect")
+    if arguments[0] != "inspect":
+        assert tinylora(*words, "--save", picture, "-f").code == 0
+    assert tinylora(*words, "--save", tmp_path / "picture.png").code == 2

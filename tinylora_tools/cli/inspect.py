@@ -10,7 +10,7 @@ import click
 from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output
 from .process import leave_threads_to_us
-from .screens.blocks import Block, Facts, Table, columns
+from .screens.blocks import Block, Facts, Table, Text, columns
 from .screens.words import by_kind, extent, plural, size, some_of
 from .shell.command import Command
 
@@ -18,38 +18,83 @@ if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.checkpoint import CheckpointReport
     from ..ops.inspect.packed import PackedReport
+    from ..ops.inspect.several import SeveralReport
+    from ..ops.inspect.third_party import ThirdPartyReport
+    from ..ops.inspect.vectors import VectorSize
+
+    Report = AdapterReport | PackedReport | CheckpointReport | ThirdPartyReport
 
 
 @click.command("inspect", cls=Command)
-@click.argument("source", type=SOURCE, metavar="SOURCE")
+@click.argument("sources", nargs=-1, required=True, type=SOURCE, metavar="SOURCE...")
 @base_option
 @numbering_options
 @output_options
-def command(out: Output, **given: Any) -> None:
-    """Show what is in an adapter or a checkpoint.
+def command(sources: tuple[str, ...], out: Output, **given: Any) -> int:
+    """Show what is in adapters or checkpoints.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
-    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests.
+    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests. Several get a
+    row each, or with --rows all one screen after the other; those that can't be read are named, and make the exit code
+    1.
 
     \b
     Examples:
       tinylora inspect adapter
       tinylora inspect adapter --base Qwen2.5-0.5B --save adapter.svg
-      tinylora inspect Qwen2.5-0.5B --json
+      tinylora inspect first second Qwen2.5-0.5B --format csv
     """
     leave_threads_to_us()
     from ..ops.inspect.run import inspect
+    from ..ops.inspect.several import inspect_several
 
-    report = inspect(**given)
-    out.report(report, _render, rows=_ROWS.get(report.kind))
+    if len(sources) == 1:
+        report = inspect(sources[0], **given)
+        out.report(report, _render, rows=_ROWS.get(report.kind))
+        return 0
+    several = inspect_several(sources, **given)
+    out.report(several, _render_whole if out.rows == "all" else _render_rows, rows="sources")
+    return 0 if several.ok else 1
 
 
-def _render(report: AdapterReport | PackedReport | CheckpointReport) -> Iterator[Block]:
+def _render_whole(several: SeveralReport) -> Iterator[Block]:
+    for row in several.sources:
+        if row.report is not None:
+            yield from _render(row.report)
+        else:
+            yield Text(f"{row.source}: {row.error}", "bad")
+
+
+def _render_rows(several: SeveralReport) -> Iterator[Block]:
+    rows = [
+        (
+            row.source,
+            "-" if row.kind is None else _KINDS.get(row.kind, row.kind),
+            "" if row.parameters is None else f"{row.parameters:,}",
+            "" if row.groups is None else f"{row.groups:,}",
+            "" if row.bytes is None else size(row.bytes),
+        )
+        for row in several.sources
+    ]
+    titles = columns("Source", "Kind", "Parameters", "Groups", "File", names=("Source",), texts=("Kind",))
+    yield Table(titles, rows, notes=[(row.source, row.error) for row in several.sources if row.error], whole=True)
+    failed = sum(row.error is not None for row in several.sources)
+    if failed:
+        yield Text(f"{failed} of {len(several.sources)} can't be read.", "bad")
+
+
+_KINDS = {"tinylora-adapter": "adapter", "tinylora-packed": "packed", "third-party": "another project's"}
+
+
+def _render(report: Report) -> Iterator[Block]:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.packed import PackedReport
+    from ..ops.inspect.third_party import ThirdPartyReport
 
     if isinstance(report, AdapterReport):
         return _render_adapter(report)
+    if isinstance(report, ThirdPartyReport):
+        return _render_third_party(report)
     return _render_packed(report) if isinstance(report, PackedReport) else _render_checkpoint(report)
 
 
@@ -61,6 +106,7 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     facts = {
         "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(report.groups, 'group')}: "
         f"{size(report.trainable_bytes)} as stored, {size(report.trainable_bytes_bf16)} in bf16",
+        "Size of v": _size_of_v(report.vectors),
         "File": f"{size(report.file_bytes)}, {plural(report.stored_parameters, 'parameter')}",
         "Written by": f"PEFT {report.peft_version}" if report.peft_version else "unknown",
         "Settings": ", ".join(settings) or "unknown",
@@ -85,6 +131,32 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     ]
     titles = columns("Index", "Group", "Rank", "Shape", "Module", names=("Module",), texts=("Shape",))
     yield Table(titles, modules, kinds=_kinds(report), of="module")
+
+
+def _size_of_v(vectors: VectorSize | None) -> str:
+    if vectors is None:
+        return "no v in the file"
+    if vectors.largest == 0.0:
+        return f"all zero, in {', '.join(vectors.dtypes)}: nothing was trained"
+    more = f", {vectors.not_finite} not finite" if vectors.not_finite else ""
+    return f"{vectors.rms:.1e} on average, at most {vectors.largest:.1e}, in {', '.join(vectors.dtypes)}{more}"
+
+
+def _render_third_party(report: ThirdPartyReport) -> Iterator[Block]:
+    facts = {"Project": report.dialect}
+    if report.unknown is not None:
+        facts["Not told"] = report.unknown
+    else:
+        trained = f"{plural(report.trainable_parameters or 0, 'parameter')} in {plural(report.groups or 0, 'group')}"
+        facts |= {
+            "Trainable": trained,
+            "Size of v": _size_of_v(report.vectors),
+            "Settings": f"r={report.rank}, u={report.u}",
+            "Modules": "not in the file" if report.modules is None else f"{report.modules:,}",
+            "Computed in": "the weight's dtype" if report.trained_in == "weight" else report.trained_in or "unknown",
+            "Base": report.base_model or "unknown",
+        }
+    yield Facts("Another project's adapter", report.path, facts)
 
 
 def _place(number: int | None) -> str:

@@ -35,6 +35,7 @@ COMMANDS = {
     "init": ("init", "Make a new adapter of a base, as PEFT would."),
     "verify-base": ("verify_base", "Verify that an adapter's factors belong to a base."),
     "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
+    "diff": ("diff", "Compare two adapters or two checkpoints."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "architecture": ("architecture", "Describe a base's model from the installed transformers."),
     "verify-output": ("verify_output", "Verify a merged model by its manifest."),
@@ -43,6 +44,7 @@ COMMANDS = {
 
 #: Commands about this program itself.
 ABOUT = {
+    "doctor": ("about.doctor", "Show what this machine has, to paste into a bug report."),
     "completion": ("about.completion", "Print what makes a shell complete commands, options and files."),
     "help": ("about.help", "Show the help of a command."),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import OutputError, TinyLoraError
+from ..inputs import no_inputs
 from ..progress import NoProgress, Progress
 from .screens.bar import Bar
 from .screens.blocks import Block
@@ -77,7 +78,10 @@ class Output:
         room = Room(shown.width or _PICTURE, shown.height)
         title = printable(" ".join(["tinylora", *sys.argv[1:]]))
         drawn = picture(page(blocks, room, self.rows), path.suffix, title)
-        with staged_file(path, force=self.force) as partial:
+        with (
+            no_inputs(),
+            staged_file(path, force=self.force) as partial,
+        ):  # what it shows is done, whatever became of them
             partial.write_text(drawn, encoding="utf-8")
 
     def warn(self, text: str) -> None:

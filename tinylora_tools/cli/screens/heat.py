@@ -20,8 +20,16 @@ def heat_map(figures: Mapping[str, float], written: Callable[[float], str]) -> T
     def cell(found: list[float] | None) -> Cell:  # of several, experts say, the largest
         return Cell(written(max(found)), max(found) / most if most else 0.0) if found else Cell("")
 
-    rows: list[list[str | Cell]] = [[layer, *(cell(of.get(kind)) for kind in kinds)] for layer, of in layers.items()]
+    rows: list[list[str | Cell]] = [
+        [layer, *(cell(of.get(kind)) for kind in kinds)] for layer, of in sorted(layers.items(), key=_place)
+    ]
     return Table((Column("Layer", "name"), *map(Column, kinds)), rows, of="layer", whole=True)
+
+
+def _place(layer: tuple[str, object]) -> tuple[bool, str, int]:
+    """What sorts layers by their numbers, and what is in none to the end."""
+    name, _, number = layer[0].rpartition(".")
+    return not name, name, int(number) if number.isdigit() else 0
 
 
 def _layer(module: str) -> str:

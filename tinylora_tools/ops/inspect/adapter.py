@@ -14,6 +14,7 @@ from ...adapters.soundness import check_factors, described
 from ...formats.digests import KEY
 from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
+from .vectors import VectorSize, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class AdapterReport:
     digests: int | None
     contents: list[Part]
     groups: int
+    vectors: VectorSize | None
     head: HeadRow | None
     order_from: str
     regime: str
@@ -112,6 +114,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
         digests=len(stored) if KEY in header.file.metadata else None,
         contents=_contents(header),
         groups=len(header.vectors),
+        vectors=size_of(adapter.vector(group) for group in header.vectors),
         head=None if head is None else HeadRow(list(head.modules), head.labels),
         order_from=numbering.source,
         regime=regime(header, adapter.provenance),

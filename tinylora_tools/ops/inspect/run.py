@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...adapters.content import another_project, open_file
+from ...adapters.content import open_file
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.source import Source, adapter_of, find_source
 from ...bases.base import Base, open_base
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .adapter import AdapterReport
     from .checkpoint import CheckpointReport
     from .packed import PackedReport
+    from .third_party import ThirdPartyReport
 
 
 def inspect(
@@ -32,7 +33,7 @@ def inspect(
     module_order: ModuleOrder = None,
     first_adapter: ModuleOrder = None,
     seeding: Seeding | None = None,
-) -> AdapterReport | PackedReport | CheckpointReport:
+) -> AdapterReport | PackedReport | CheckpointReport | ThirdPartyReport:
     """Describe an adapter's directory or file, or a checkpoint's, from headers and an adapter's smallest tensors.
 
     Parameters
@@ -54,6 +55,10 @@ def inspect(
         from .packed import inspect_packed
 
         return inspect_packed(found)
+    if isinstance(found, Found):
+        from .third_party import inspect_third_party
+
+        return inspect_third_party(found)
     if isinstance(found, Base):
         from .checkpoint import inspect_checkpoint
 
@@ -63,7 +68,7 @@ def inspect(
     return inspect_adapter(found.open(at, module_order=module_order, first_adapter=first_adapter, seeding=seeding))
 
 
-def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base:
+def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base | Found:
     if isinstance(source, Base):
         return source
     if isinstance(source, Adapter):
@@ -72,10 +77,10 @@ def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base:
     return _in_directory(path) if path.is_dir() else _in_file(path)
 
 
-def _in_directory(path: Path) -> Source | Base:
+def _in_directory(path: Path) -> Source | Base | Found:
     other = third_party.find(path, checkpoints=False)
     if other is not None and not any((path / name).is_file() for name in WEIGHTS_NAMES):
-        raise another_project(path, other.dialect)
+        return other
     if is_checkpoint(path):
         return Base(path)
     if find_adapter(path) is None:
@@ -87,7 +92,7 @@ def _in_directory(path: Path) -> Source | Base:
     return find_source(path)
 
 
-def _in_file(path: Path) -> Packed | Source | Base:
+def _in_file(path: Path) -> Packed | Source | Base | Found:
     if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
         raise FormatError(
             "not a weights file: expected the ending .safetensors or .bin",
@@ -96,11 +101,14 @@ def _in_file(path: Path) -> Packed | Source | Base:
         )
     content = open_file(path)
     if isinstance(content, Found):
-        raise another_project(path, content.dialect)
+        return content
     if isinstance(content, Packed):
         return content
     if (source := adapter_of(path, content)) is not None:
         return source
+    if not content.tensors:
+        hint = "Download or save it again: what wrote it had nothing to write, or was cut short."
+        raise FormatError("holds no tensors", where=path, hint=hint)
     base = Base(path)
     base.checkpoint = Checkpoint.of_file(path, content, base.config)
     return base

@@ -1,0 +1,121 @@
+"""What is written, in the programs that serve it: llama.cpp's logits of base, LoRA and merge are PEFT's.
+
+Run by .ci/serve, which builds llama-cpp-python and says in LLAMA_CPP where llama.cpp's source is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gguf_cases as cases
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.serve, pytest.mark.filterwarnings("ignore")]
+
+#: Sizes that llama.cpp's kernels take, and that tell heads from their numbers.
+LARGER: dict[str, Any] = {
+    "hidden_size": 64, "n_embd": 64, "intermediate_size": 96, "n_inner": 256, "head_dim": 16, "vocab_size": 96,
+    "max_position_embeddings": 64, "n_positions": 64,
+}  # fmt: skip
+TOKENS = [3, 17, 42, 5, 80, 9, 61, 33, 2, 90, 11, 7]
+
+SERVED = {
+    **{name: cases.CASES[name] for name in cases.CASES},
+    "llama-tied": cases.Case("LlamaForCausalLM", {"tie_word_embeddings": True}, ("model.embed_tokens", "lm_head")),
+    "gpt2": cases.Case("GPT2LMHeadModel", {}, ("transformer.wte", "transformer.wpe", "lm_head")),
+}
+
+
+def checkpoint(name: str, directory: Path) -> Any:
+    """A random model of a case, saved."""
+    import torch
+    import transformers
+
+    case = SERVED[name]
+    settings = {**LARGER, **case.settings}
+    for key in ("moe_intermediate_size", "shared_expert_intermediate_size"):
+        if key in settings:
+            settings[key] = 32
+    if "head_dim" in case.settings:
+        settings["head_dim"] = 32
+    config = cases.config_of(case._replace(settings=settings))
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, case.class_name)(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory)
+    return model
+
+
+def peft_adapter(name: str, base: Path, directory: Path, seed: int) -> Path:
+    """A TinyLoRA adapter by PEFT, with vectors that change much."""
+    import peft
+    import torch
+    import transformers
+
+    case = SERVED[name]
+    model = getattr(transformers, case.class_name).from_pretrained(base)
+    targets = [
+        key
+        for key, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, torch.nn.Embedding, transformers.pytorch_utils.Conv1D))
+        and key not in case.without
+    ]
+    config = peft.TinyLoraConfig(
+        r=2, u=3, target_modules=targets, projection_seed=seed, init_weights="uniform", init_v_bound=0.4
+    )
+    torch.manual_seed(seed)
+    adapted = peft.get_peft_model(model, config)
+    adapted.save_pretrained(directory)
+    return directory
+
+
+def logits_of(base: Path, name: str, adapter: Path | None = None, merged: Path | None = None) -> np.ndarray[Any, Any]:
+    import peft
+    import torch
+    import transformers
+
+    model = getattr(transformers, SERVED[name].class_name).from_pretrained(merged or base, attn_implementation="eager")
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        return model.eval().float()(torch.tensor([TOKENS])).logits[0].double().numpy()
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_llama_cpp_gives_peft_s_logits(name: str, tmp_path: Path) -> None:
+    """With the LoRA, with the merge, and with two adapters, each at a scale of its own."""
+    from llama_cpp_runs import Model, to_model_gguf
+
+    import tinylora_tools as tl
+
+    llama_cpp = Path(os.environ["LLAMA_CPP"])
+    base = tmp_path / "base"
+    checkpoint(name, base)
+    model = Model(to_model_gguf(llama_cpp, base, tmp_path / "base.gguf"))
+    plain, theirs = logits_of(base, name), model.logits(TOKENS)
+    noise = np.abs(theirs - plain).max()
+    assert noise < 2e-2 * np.abs(plain).max(), noise  # llama.cpp's activations are rounded in tables
+    adapters, wanted = [], []
+    for seed in (1, 2):
+        adapter = peft_adapter(name, base, tmp_path / f"adapter{seed}", seed)
+        tl.to_gguf(adapter, tmp_path / f"{seed}.gguf", base=base)
+        adapters.append(model.adapter(tmp_path / f"{seed}.gguf"))
+        wanted.append(logits_of(base, name, adapter))
+        change = np.abs(wanted[-1] - plain).max()
+        error = np.abs(model.logits(TOKENS, (adapters[-1], 1.0)) - wanted[-1]).max()
+        print(f"{name}: changes {change:.2f}, base's noise {noise:.1e}, LoRA's error {error:.1e}")
+        assert change > 0.1
+        assert error < 1e-4 + 4 * noise
+    paths = [tmp_path / "adapter1", tmp_path / "adapter2"]
+    tl.merge(paths, tmp_path / "merged", base=base, scale=[0.5, -0.75])
+    expected = logits_of(base, name, merged=tmp_path / "merged")
+    found = model.logits(TOKENS, (adapters[0], 0.5), (adapters[1], -0.75))
+    assert np.abs(found - expected).max() < 1e-4 + 4 * noise
+    merged = Model(to_model_gguf(llama_cpp, tmp_path / "merged", tmp_path / "merged.gguf"))
+    assert np.abs(merged.logits(TOKENS) - expected).max() < 1e-4 + 4 * noise

@@ -1,4 +1,4 @@
-"""Data flows one way: cli, then ops, adapters, bases, then sources and output, then formats and core; errors are
+"""Data flows one way: cli, then ops and nn, adapters, bases, then sources and output, then formats and core; errors are
 everybody's."""
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MAY: dict[str, set[str]] = {
     "bases": {*GROUND, "formats", "core", "sources", "output"},
     "adapters": {*GROUND, "formats", "core", "sources", "output", "bases"},
     "ops": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "__version__"},
+    "nn": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "__version__"},
     "cli": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "ops", "__version__"},
 }
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "sources"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -13,6 +15,8 @@ from live_models import CASES, built, ours, output
 
 import tinylora_tools
 from tinylora_tools import nn
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_importing_costs_what_it_must() -> None:
@@ -80,3 +84,10 @@ def test_the_fields_are_peft_s() -> None:
     assert own <= set(nn.TinyLoraConfig.__dataclass_fields__)
     for name in own - {"peft_version", "fan_in_fan_out", "modules_to_save", "layers_to_transform", "layers_pattern"}:
         assert getattr(nn.TinyLoraConfig(), name) == getattr(peft.TinyLoraConfig(), name), name
+
+
+def test_the_page_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = doctest.testfile(str(ROOT / "docs" / "nn.md"), module_relative=False)
+    assert result.attempted >= 40
+    assert result.failed == 0

@@ -147,6 +147,11 @@ def is_saved_embedding(name: str, model: Targetable[M], target_modules: str | tu
     return chosen and name in (model.input, model.output)
 
 
+def may_save_embeddings(target_modules: str | tuple[str, ...]) -> bool:
+    """Whether PEFT might save any: all that can be told without the model."""
+    return isinstance(target_modules, str) or any(name in target_modules for name in _SAVED_EMBEDDINGS)
+
+
 def default_targets(model: Targetable[M], where: str | Path) -> str | tuple[str, ...]:
     """What PEFT targets in this type of model by default.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.write import write_adapter
-from ..bases.selection import is_saved_embedding
+from ..bases.selection import is_saved_embedding, may_save_embeddings
 from ..core.torch_arrays import array_of
 from ..errors import FormatError, UnsupportedError
 from ..formats.peft.adapter import WEIGHTS_NAMES
@@ -70,6 +70,8 @@ def keeps_projection(content: Content) -> bool:
 def whole_tensors(model: nn.Module, adapter: str, config: TinyLoraConfig) -> dict[str, Tensor]:
     """What an adapter brings of the base: modules_to_save, biases, and embeddings that are targeted by name."""
     found: dict[str, Tensor] = {}
+    if config.bias == "none" and not config.saved and not may_save_embeddings(config.target_modules or ()):
+        return found
     live, inside = look_at(model), _inside_whole(model, adapter)
     for name, module in base_names(model):
         if isinstance(module, WholeModule) and adapter in module.modules_to_save:

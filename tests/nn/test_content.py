@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import foreign_projects
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import tinylora_tools as tl
 from tinylora_tools.nn import TinyLoraConfig, TinyLoraModel
+from tinylora_tools.nn.merging import update
 
 #: What PEFT's merges of fixtures hold otherwise: a tied weight that it changes for both, biases that it didn't save.
 LEFT_OUT = {
@@ -167,3 +169,15 @@ def test_nan_in_a_file_s_v_is_refused(tmp_path: Path) -> None:
     save_file(stored, directory / "adapter_model.safetensors")
     with pytest.raises(tl.MismatchError):
         TinyLoraModel.from_pretrained(built("mlp-1"), directory)
+
+
+def test_other_projects_adapters_load(tmp_path: Path) -> None:
+    """The updates that the project's own formula gives."""
+    updates = foreign_projects.make_curiouscaliboi(THIRTEEN.base, tmp_path / "source")
+    mine = TinyLoraModel.from_pretrained(base_of(THIRTEEN.base), tmp_path / "source", settings={})
+    compared = 0
+    for layer in mine._wrapped:
+        found, expected = update(layer, "default").double(), torch.as_tensor(np.asarray(updates[layer.name])).double()
+        assert off(found, expected) < 1e-3 or not expected.any()
+        compared += bool(expected.any())
+    assert compared > 10

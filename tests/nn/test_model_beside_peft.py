@@ -19,6 +19,8 @@ _ALL = pytest.mark.parametrize("name", CASES)
 def config_of(directory: Path) -> dict[str, Any]:
     found = json.loads((directory / "adapter_config.json").read_text())
     wanted = found["target_modules"]
+    for name in ("layers_to_transform", "layers_pattern"):  # one value is a list of one
+        found[name] = found[name] if isinstance(found[name], list | None) else [found[name]]
     return {**found, "target_modules": set(wanted) if isinstance(wanted, list) else wanted}
 
 
@@ -160,3 +162,42 @@ def test_without_p_in_the_file(name: str, tmp_path: Path) -> None:
         directory / "adapter_model.safetensors"
     ).read_bytes()
     assert not any("tinylora_P" in key for key in mine.state_dict())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
+        {"target_modules": r".*layers\.[01]\.mlp\.(up|down)_proj", "weight_tying": 0.3},
+        {"target_modules": "all-linear", "weight_tying": 0.45, "r": 5, "projection_seed": -3},
+        {"target_modules": ["o_proj"], "fan_in_fan_out": True},
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"], "modules_to_save": ["norm"]},
+        {"target_modules": ["k_proj"], "r": 40, "u": 1},
+        {"target_modules": ["q_proj", "k_proj"], "bias": "tinylora_only", "save_projection": False},
+    ],
+)
+def test_other_settings_are_pefts(settings: dict[str, Any], tmp_path: Path) -> None:
+    model, inputs = built("qwen2"), CASES["qwen2"].inputs
+    given = {"r": 2, "u": 4, **settings}
+    theirs = by_peft(model, **given)
+    directory = saved(theirs, tmp_path / "a")
+    mine, new = loaded(model, directory), ours(model, **given)
+    assert off(output(mine, inputs), output(theirs, inputs)) < 2 * _CLOSE
+    new.save_pretrained(tmp_path / "b")
+    there, here = (load_file(one / "adapter_model.safetensors") for one in (directory, tmp_path / "b"))
+    assert {key: t.shape for key, t in here.items()} == {key: t.shape for key, t in there.items()}
+    assert config_of(tmp_path / "b") == config_of(directory)
+    assert new.targeted_module_names == theirs.targeted_module_names
+
+
+def test_dropout_draws_what_pefts_draws(tmp_path: Path) -> None:
+    model, inputs = built("qwen2"), CASES["qwen2"].inputs
+    theirs = by_peft(model, target_modules=["q_proj", "embed_tokens"], u=4, tinylora_dropout=0.4)
+    mine = loaded(model, saved(theirs, tmp_path / "a"))
+    found = []
+    for one in (mine.train(), theirs.train()):
+        torch.manual_seed(3)
+        found.append(output(one, inputs))
+    assert off(*found) < _CLOSE
+    assert off(output(mine.eval(), inputs), found[0]) > 1e-4

@@ -113,3 +113,20 @@ def test_a_p_that_the_seed_does_not_draw_is_saved(tmp_path: Path) -> None:
     inputs = CASES["mlp-4"].inputs
     again = TinyLoraModel.from_pretrained(built("mlp-4"), tmp_path / "b")
     assert torch.equal(output(again, inputs), output(mine, inputs))
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["embed_tokens", "q_proj"]])
+def test_embeddings_of_a_resized_vocabulary_are_saved(targets: list[str], tmp_path: Path) -> None:
+    model: Any = built("qwen2")
+    model.save_pretrained(tmp_path / "base")
+    with quietly():
+        model = type(model).from_pretrained(tmp_path / "base").eval()
+        model.resize_token_embeddings(100)
+    theirs = by_peft(model, target_modules=targets, u=3)
+    directory = saved(theirs, tmp_path / "a")
+    mine = loaded(model, directory)
+    mine.save_pretrained(tmp_path / "b")
+    there, here = (load_file(one / "adapter_model.safetensors") for one in (directory, tmp_path / "b"))
+    assert set(here) == set(there)
+    assert any("embed_tokens" in key and key.endswith("weight") for key in there)
+    assert all(torch.equal(here[key], tensor) for key, tensor in there.items())

@@ -15,6 +15,7 @@ from ..adapters.write import write_adapter
 from ..bases.selection import is_saved_embedding, may_save_embeddings
 from ..core.torch_arrays import array_of
 from ..errors import FormatError, UnsupportedError
+from ..formats.json_file import read_object
 from ..formats.peft.adapter import WEIGHTS_NAMES
 from ..formats.peft.config import CONFIG_NAME, TinyLoraConfig
 from ..formats.peft.keys import ROOT, again_keys, base_key, factor_key, vector_key
@@ -70,9 +71,13 @@ def keeps_projection(content: Content) -> bool:
 def whole_tensors(model: nn.Module, adapter: str, config: TinyLoraConfig) -> dict[str, Tensor]:
     """What an adapter brings of the base: modules_to_save, biases, and embeddings that are targeted by name."""
     found: dict[str, Tensor] = {}
-    if config.bias == "none" and not config.saved and not may_save_embeddings(config.target_modules or ()):
+    resized = _resized(model, config)
+    if config.bias == "none" and not config.saved and not (resized or may_save_embeddings(config.target_modules or ())):
         return found
     live, inside = look_at(model), _inside_whole(model, adapter)
+    by_name = any(
+        is_saved_embedding(name, live, config.target_modules or ()) for name in (live.input, live.output) if name
+    )
     for name, module in base_names(model):
         if isinstance(module, WholeModule) and adapter in module.modules_to_save:
             for key, tensor in module.modules_to_save[adapter].state_dict().items():
@@ -88,10 +93,24 @@ def whole_tensors(model: nn.Module, adapter: str, config: TinyLoraConfig) -> dic
         trained = config.bias == "all" or (config.bias == "tinylora_only" and targeted)
         if bias is not None and trained and name not in inside:
             found[base_key(name, "bias", wrapped=isinstance(module, TinyLoraLayer))] = gathered(bias)
-        if targeted and is_saved_embedding(name, live, config.target_modules or ()):
+        embedding = name in (live.input, live.output) and (targeted if by_name else resized)
+        if embedding:
             state = layer.state_dict()
-            found |= {base_key(name, key, wrapped=True): gathered(tensor) for key, tensor in state.items()}
+            wrapped = isinstance(module, TinyLoraLayer)
+            found |= {base_key(name, key, wrapped=wrapped): gathered(tensor) for key, tensor in state.items()}
     return found
+
+
+def _resized(model: nn.Module, config: TinyLoraConfig) -> bool:
+    """Whether the vocabulary isn't the one of the base that the adapter names, where that is at hand: the embeddings
+    then belong to the adapter."""
+    named = config.base_model_name_or_path or vars(model).get("name_or_path")
+    own = getattr(getattr(model, "config", None), "vocab_size", None)
+    at = Path(named) / "config.json" if isinstance(named, str) and named else None
+    if own is None or at is None or not at.is_file():
+        return False
+    before = read_object(at).get("vocab_size")
+    return before is not None and before != own
 
 
 def _inside_whole(model: nn.Module, adapter: str) -> set[str]:

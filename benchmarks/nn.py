@@ -2,12 +2,13 @@
 
     python benchmarks/nn.py [--layers 24] [--made 1] [--tokens 128] [--runs 5] [--dtype float32]
 
-The model has Qwen2.5-0.5B's shapes and random weights with a few separated singular values; the adapter is all-linear, r=2, u=13, one shared v. Passes are
-timed in turn, one run of each after the other, with one thread, by the thread's own time, which other processes disturb
-least; printed is the median, and the median of the runs' ratios to the plain model. Making and loading decompose whole
-weights in PEFT, so they are timed on a model of --made layers, both ways. PEFT's model for the passes gets its factors
-from the file, its decomposition skipped: everything after is PEFT's own. Peaks are those of a process for each, of one
-forward and backward pass, beside what the process held before.
+The model has Qwen2.5-0.5B's shapes and random weights with a few separated singular values; the adapter is all-linear,
+r=2, u=13, one shared v. Passes are timed in turn, one run of each after the other, with one thread, by the thread's own
+time, which other processes disturb least; printed is the median, and the median of the runs' ratios to the first.
+Making and loading decompose whole weights in PEFT, so they are timed on a model of --made layers, the better of two
+runs; --layers 0 leaves out the rest. PEFT's model for the passes gets its factors from the file, its decomposition
+skipped: everything after is PEFT's own. Peaks are those of a process for each, of one forward and backward pass, beside
+what the process held before.
 """
 
 from __future__ import annotations

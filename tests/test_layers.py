@@ -29,7 +29,7 @@ MAY: dict[str, set[str]] = {
     "bases": {*GROUND, "formats", "core", "sources", "output"},
     "adapters": {*GROUND, "formats", "core", "sources", "output", "bases"},
     "ops": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "__version__"},
-    "nn": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters"},
+    "nn": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "__version__"},
     "cli": {*GROUND, "formats", "core", "sources", "output", "bases", "adapters", "ops", "__version__"},
 }
 ONLY_IN = {"click": "cli", "rich": "cli", "huggingface_hub": "sources"}

@@ -76,6 +76,10 @@ class ModelModules:
     architecture: Architecture | None
     ordered: bool
 
+    @property
+    def model_type(self) -> str | None:
+        return self.architecture.model_type if self.architecture else None
+
     def inner_names(self) -> set[str]:
         """Names of modules that hold others, or parameters that are no weight matrix."""
         found: set[str] = set()

@@ -7,14 +7,16 @@ peft/tuners/tuners_utils.py, `_set_trainable` in peft/utils/other.py, of PEFT 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from ..errors import MismatchError, UndeterminedError, UnsupportedError
 from ..formats.checkpoint import Checkpoint
 from ..formats.peft.config import ALL_LINEAR, TinyLoraConfig
+from ..formats.peft.expressions import expression
 from ..wording import argument
 from .modules import ModelModules, Module
 from .quantization import BLOCKS, in_parts, refusal_of_parts, refuse_packed
@@ -22,16 +24,48 @@ from .quantization import BLOCKS, in_parts, refusal_of_parts, refuse_packed
 #: From so many targets on, PEFT looks for fewer that select the same.
 _MANY = 20
 
+#: Embeddings that PEFT saves whole when they are targeted by exactly these names.
+_SAVED_EMBEDDINGS = ("embed_tokens", "lm_head")
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+
+class Kinded(Protocol):
+    """A module of a kind: "Linear", "Conv1D" or "Embedding"."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+M = TypeVar("M", bound=Kinded)
+M_co = TypeVar("M_co", bound=Kinded, covariant=True)
+
+
+class Targetable(Protocol[M_co]):
+    """A model whose modules can be targeted, from a checkpoint's headers (`ModelModules`) or live."""
+
+    @property
+    def modules(self) -> Mapping[str, M_co]: ...
+
+    @property
+    def input(self) -> str | None: ...
+
+    @property
+    def output(self) -> str | None: ...
+
+    @property
+    def model_type(self) -> str | None: ...
+
+    def inner_names(self) -> set[str]: ...
+
+
+@dataclass(frozen=True)
+class Selection(Generic[M]):
     """The targeted modules in the model's order, and the target_modules that select them in PEFT."""
 
-    modules: tuple[Module, ...]
+    modules: tuple[M, ...]
     target_modules: str | tuple[str, ...]
 
 
-def select(model: ModelModules, config: TinyLoraConfig, where: Path) -> Selection:
+def select(model: Targetable[M], config: TinyLoraConfig, where: str | Path) -> Selection[M]:
     """The modules that PEFT would adapt.
 
     Raises
@@ -66,7 +100,7 @@ def select(model: ModelModules, config: TinyLoraConfig, where: Path) -> Selectio
     return Selection(matching, wanted)
 
 
-def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) -> Selection:
+def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) -> Selection[Module]:
     """The modules that PEFT would adapt, whose weights are plain numbers, or read as such.
 
     Raises
@@ -97,13 +131,28 @@ def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) 
     return selection
 
 
-def saved_modules(model: ModelModules, config: TinyLoraConfig) -> set[str]:
+def saved_modules(model: Targetable[M], config: TinyLoraConfig) -> set[str]:
     """Names of the modules that are trained and saved whole."""
     names = model.inner_names() | model.modules.keys()
     return {name for name in names if any(name.endswith(end) for end in config.saved)}
 
 
-def default_targets(model: ModelModules, where: Path) -> str | tuple[str, ...]:
+def is_saved_embedding(name: str, model: Targetable[M], target_modules: str | tuple[str, ...]) -> bool:
+    """Whether PEFT's save_embedding_layers="auto" saves a targeted embedding whole."""
+    if isinstance(target_modules, str):
+        named = [n for n in model.modules if n.rpartition(".")[2] in _SAVED_EMBEDDINGS]
+        chosen = any(expression(target_modules).fullmatch(n) for n in named)
+    else:
+        chosen = any(n in target_modules for n in _SAVED_EMBEDDINGS)
+    return chosen and name in (model.input, model.output)
+
+
+def may_save_embeddings(target_modules: str | tuple[str, ...]) -> bool:
+    """Whether PEFT might save any: all that can be told without the model."""
+    return isinstance(target_modules, str) or any(name in target_modules for name in _SAVED_EMBEDDINGS)
+
+
+def default_targets(model: Targetable[M], where: str | Path) -> str | tuple[str, ...]:
     """What PEFT targets in this type of model by default.
 
     Raises
@@ -111,7 +160,7 @@ def default_targets(model: ModelModules, where: Path) -> str | tuple[str, ...]:
     UndeterminedError
         If it has no default.
     """
-    kind = model.architecture.model_type if model.architecture else None
+    kind = model.model_type
     found = _default_table().get(kind or "")
     if found is None:
         raise UndeterminedError(
@@ -132,7 +181,7 @@ def _default_table() -> dict[str, str | tuple[str, ...]]:
     return {kind: value if isinstance(value, str) else tuple(value) for kind, value in table.items()}
 
 
-def _all_linear(model: ModelModules, config: TinyLoraConfig) -> tuple[str, ...]:
+def _all_linear(model: Targetable[M], config: TinyLoraConfig) -> tuple[str, ...]:
     """The names of every Linear and Conv1D but the output embedding, or the head of a classifier."""
     head = model.output
     if head is None and config.task_type == "SEQ_CLS":
@@ -140,7 +189,7 @@ def _all_linear(model: ModelModules, config: TinyLoraConfig) -> tuple[str, ...]:
     return tuple(name for name, module in model.modules.items() if module.kind != "Embedding" and name != head)
 
 
-def shortest_targets(wanted: Iterable[str], model: ModelModules) -> tuple[str, ...]:
+def shortest_targets(wanted: Iterable[str], model: Targetable[M]) -> tuple[str, ...]:
     """A few ends of names that select what many names, or ends of names, select: each as short as no other module has
     it, found in the order in which PEFT finds them."""
     all_names = model.modules.keys() | model.inner_names()
@@ -161,7 +210,7 @@ def _ends(name: str) -> list[str]:
     return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
-def _nothing(model: ModelModules, config: TinyLoraConfig, where: Path) -> MismatchError:
+def _nothing(model: Targetable[M], config: TinyLoraConfig, where: str | Path) -> MismatchError:
     import difflib  # only where nothing matched
 
     wanted = config.target_modules or ()

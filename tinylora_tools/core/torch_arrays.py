@@ -23,16 +23,23 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def tensor_of(array: NDArray[Any]) -> Tensor:
-    """An array as a tensor that shares its memory: any floating-point dtype, bfloat16 included."""
-    plain = array.view(np.uint16) if array.dtype.itemsize == 2 else array
+    """An array as a tensor that shares its memory where it can: any dtype that both have, bfloat16 included."""
+    dtype = _DTYPES.get(array.dtype.name)
+    plain = array.view(np.uint16) if dtype is not None and array.dtype.itemsize == 2 else array
     if not plain.flags.writeable:
         plain = plain.copy()
-    return torch.from_numpy(plain).view(torch_dtype(array.dtype))
+    found = torch.from_numpy(plain)
+    return found if dtype is None else found.view(dtype)
 
 
 def array_of(tensor: Tensor) -> NDArray[Any]:
-    """A float32 or float64 tensor as an array."""
-    return tensor.detach().cpu().contiguous().numpy()
+    """A tensor as an array that shares its memory where it can: any dtype that both have, bfloat16 included."""
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype != torch.bfloat16:
+        return plain.numpy()
+    import ml_dtypes
+
+    return plain.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
 
 
 def check_device(device: str) -> torch.device:

@@ -1,4 +1,7 @@
-"""Live torch modules. Names are imported when they are first used."""
+"""TinyLoRA in live torch models: layers, and a model that reads and writes PEFT's files.
+
+Names are imported when they are first used; torch comes with them.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..formats.peft.config import TinyLoraConfig
+    from .model import TinyLoraModel
     from .peft_patch import fast_peft
 
 #: Where each public name comes from.
 _HOMES = {
-    "fast_peft": "peft_patch",
+    "TinyLoraConfig": "..formats.peft.config",
+    "TinyLoraModel": ".model",
+    "fast_peft": ".peft_patch",
 }
 
-__all__ = ["fast_peft"]
+__all__ = ["TinyLoraConfig", "TinyLoraModel", "fast_peft"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
     globals()[name] = value
     return value
 

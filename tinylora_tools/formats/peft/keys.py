@@ -57,6 +57,17 @@ def base_key(module: str, parameter: str, *, wrapped: bool) -> str:
     )
 
 
+def again_keys(saved: str, bias: str) -> list[str]:
+    """The keys under which PEFT saves a bias of a module that is trained whole once more, the base's and the trained
+    one: bias="all" takes every bias that it meets, and leaves the adapter's name in the keys of inner ones."""
+    inner = bias.removeprefix(f"{saved}.")
+    trained = inner if inner == "bias" else f"default.{inner}"
+    return [
+        base_key(saved, f"{copy}.{end}", wrapped=False)
+        for copy, end in (("original_module", inner), ("modules_to_save", trained))
+    ]
+
+
 def is_adapter(names: Iterable[str]) -> bool:
     """Whether a file's names are those of a TinyLoRA adapter."""
     plain = (_WRAPPED.sub("", name) for name in names)

@@ -18,6 +18,7 @@ from ...bases.base import Base, open_base
 from ...bases.modules import Module, undetermined_vectors
 from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...checks import at_least, dtype_named
+from ...core.initial import uniform_vector
 from ...core.streams import projection
 from ...core.svd.triplets import rounded_as_peft, top_triplets
 from ...core.torch_arrays import array_of, check_device
@@ -180,15 +181,11 @@ def _value(
 
 
 def _vector(plan: Plan, group: int, init_seed: int) -> NDArray[Any]:
-    """v of a group (u,): zeros, or uniform within the bound, rounded as PEFT's are.
-
-    It is drawn from the stream (init_seed, group) of NumPy's PCG64, so that it doesn't depend on the others.
-    """
+    """v of a group (u,): zeros, or uniform within the bound, rounded as PEFT's are."""
     config = plan.config
     if config.init_weights != "uniform":
         return np.zeros(config.u, np.float32)
-    rng = np.random.Generator(np.random.PCG64([init_seed, group]))
-    v = rng.uniform(-config.init_v_bound, config.init_v_bound, config.u).astype(np.float32)
+    v = uniform_vector(config.u, config.init_v_bound, init_seed, group)
     first = next(module for module in plan.selection.modules if plan.group[module.name] == group)
     dtype = FLOAT_NAMES[first.dtype]
     return projection.round_to(v, dtype) if dtype in ("bfloat16", "float16") else v

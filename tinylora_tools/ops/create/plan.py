@@ -15,23 +15,19 @@ from ...bases.listing import HOW_TO_LIST, listed_model
 from ...bases.modules import ModelModules, Module, open_model, reduced_ranks
 from ...bases.quantization import is_packed, refuse_packed
 from ...bases.scaled_weight import companions_of
-from ...bases.selection import Selection, saved_modules, select, select_plain
+from ...bases.selection import Selection, is_saved_embedding, saved_modules, select, select_plain
 from ...bases.tensor_names import in_numbered_layer
 from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError
 from ...formats.checkpoint import Checkpoint
 from ...formats.peft.config import TinyLoraConfig
-from ...formats.peft.expressions import expression
-from ...formats.peft.keys import base_key, factor_key, vector_key
+from ...formats.peft.keys import again_keys, base_key, factor_key, vector_key
 from ...formats.safetensors_file import build_header
 from ...formats.tensors import DTYPE_BITS, FLOAT_NAMES, TensorInfo
 from ...wording import argument
 
 #: What PEFT widens 16-bit factors to.
 _WIDENED = {"BF16": "F32", "F16": "F32"}
-
-#: Embeddings that PEFT saves whole when they are targeted by exactly these names.
-_SAVED_EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class Plan:
 
     base: Base
     model: ModelModules
-    selection: Selection
+    selection: Selection[Module]
     config: TinyLoraConfig
     group: dict[str, int]
     tensors: tuple[NewTensor, ...]
@@ -213,7 +209,9 @@ def _own_tensors(
     return tensors
 
 
-def _copies(model: ModelModules, selection: Selection, config: TinyLoraConfig, base: Checkpoint) -> list[NewTensor]:
+def _copies(
+    model: ModelModules, selection: Selection[Module], config: TinyLoraConfig, base: Checkpoint
+) -> list[NewTensor]:
     """Biases, embeddings and modules_to_save, which the file holds whole."""
     targeted = {module.name for module in selection.modules}
     whole = saved_modules(model, config)
@@ -235,37 +233,15 @@ def _copies(model: ModelModules, selection: Selection, config: TinyLoraConfig, b
         if saved is not None:
             found.append(copy(parameter, "saved"))
             if last == "bias" and config.bias == "all":
-                found += [replace(found[-1], key=key, part="again") for key in _again(saved, parameter)]
+                found += [replace(found[-1], key=key, part="again") for key in again_keys(saved, parameter)]
         elif last == "bias" and (config.bias == "all" or (config.bias == "tinylora_only" and owner in targeted)):
             found.append(copy(parameter, "bias"))
-        elif owner in targeted and _is_saved_embedding(owner, model, selection):
+        elif owner in targeted and is_saved_embedding(owner, model, selection.target_modules):
             found.append(copy(parameter, "embedding"))
     return found
 
 
-def _again(saved: str, bias: str) -> list[str]:
-    """The keys under which PEFT saves a bias of a module that is trained whole once more, the base's and the trained
-    one: bias="all" takes every bias that it meets, and leaves the adapter's name in the keys of inner ones."""
-    inner = bias.removeprefix(f"{saved}.")
-    trained = inner if inner == "bias" else f"default.{inner}"
-    return [
-        base_key(saved, f"{copy}.{end}", wrapped=False)
-        for copy, end in (("original_module", inner), ("modules_to_save", trained))
-    ]
-
-
-def _is_saved_embedding(name: str, model: ModelModules, selection: Selection) -> bool:
-    """Whether PEFT's save_embedding_layers="auto" saves a targeted embedding whole."""
-    wanted = selection.target_modules
-    if isinstance(wanted, str):
-        named = [n for n in model.modules if n.rpartition(".")[2] in _SAVED_EMBEDDINGS]
-        chosen = any(expression(wanted).fullmatch(n) for n in named)
-    else:
-        chosen = any(n in wanted for n in _SAVED_EMBEDDINGS)
-    return chosen and name in (model.input, model.output)
-
-
-def _warnings(model: ModelModules, selection: Selection, config: TinyLoraConfig) -> list[str]:
+def _warnings(model: ModelModules, selection: Selection[Module], config: TinyLoraConfig) -> list[str]:
     found = reduced_ranks(selection.modules, config.r)
     missing = [end for end in config.modules_to_save if not any(n.endswith(end) for n in _all_names(model))]
     found += [f"modules_to_save: no module is called {name}" for name in missing]

@@ -23,7 +23,11 @@ LARGER: dict[str, Any] = {
 TOKENS = [3, 17, 42, 5, 80, 9, 61, 33, 2, 90, 11, 7]
 
 SERVED = {
-    **{name: cases.CASES[name] for name in cases.CASES},
+    **cases.CASES,
+    # what llama.cpp takes for granted: weights of chosen experts that sum to one, and an attention scaled by its width
+    "qwen3moe": cases.CASES["qwen3moe"]._replace(settings=cases.CASES["qwen3moe"].settings | {"norm_topk_prob": True}),
+    "gemma2": cases.CASES["gemma2"]._replace(settings={"query_pre_attn_scalar": 16}),
+    "gemma3": cases.CASES["gemma3"]._replace(settings={"query_pre_attn_scalar": 16}),
     "llama-tied": cases.Case("LlamaForCausalLM", {"tie_word_embeddings": True}, ("model.embed_tokens", "lm_head")),
     "gpt2": cases.Case("GPT2LMHeadModel", {}, ("transformer.wte", "transformer.wpe", "lm_head")),
 }

@@ -2,7 +2,7 @@
 
 llama.cpp's converter renames a checkpoint's weights and, for some classes, puts the rows of queries, keys and fused
 projections into another order. A LoRA adapter's B has a weight's rows, so the same order is its own; A stays. Only
-classes stand here whose adapters were compared with those of the released converter, and with PEFT's logits.
+classes stand here whose adapters are, byte for byte, the released converter's; and GPT-2, where that one fails.
 
 Source: conversion/ and src/models/ of llama.cpp 0c1e57098 (in llama-cpp-python 0.3.36).
 """

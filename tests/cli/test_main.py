@@ -38,6 +38,7 @@ LINES = {
     "diff": ["SOURCE", "SOURCE"],
     "verify-output": ["SOURCE"],
     "verify-seed": ["SOURCE"],
+    "convert gguf": ["SOURCE", "-o", "OUT"],
     "convert lora": ["SOURCE", "-o", "OUT"],
     "convert peft": ["SOURCE", "-o", "OUT"],
     "convert packed": ["SOURCE", "-o", "OUT.safetensors", "--base", "SOURCE"],
@@ -187,7 +188,7 @@ def test_wrong_usage_as_json(tinylora: Run, name: str) -> None:
 
 
 def test_commands_that_there_are_not(tinylora: Run) -> None:
-    for arguments in (("nothing", "--json"), ("convert", "gguf", "--json")):
+    for arguments in (("nothing", "--json"), ("convert", "onnx", "--json")):
         result = tinylora(*arguments)
         assert (result.code, json.loads(result.out)["error"]["message"]) == (2, f"No such command '{arguments[-2]}'.")
 
@@ -239,7 +240,7 @@ def test_too_few_threads_are_a_message(command: str, code: int) -> None:
     if may_read.returncode:
         pytest.skip("another user may not read this directory")
     line = [str(part) for part in (sys.executable, "-B", "-c", _LIMITED, command, case.adapter, "--base", case.base)]
-    several = os.environ | {"OMP_NUM_THREADS": "2"}
+    several = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT.parent, env=several)
     assert (done.returncode, "Traceback" in done.stderr, "Interrupted" in done.stderr) == (code, False, False), done
     assert ("error: the system allows no more threads" in done.stderr) == (code == 1)

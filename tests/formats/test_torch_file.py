@@ -86,7 +86,7 @@ def test_damaged_files_are_told(tmp_path: Path, kept: int) -> None:
         ([torch.zeros(1)], "holds a list, expected a state dict"),
         (torch.zeros(1), "holds a tensor, expected a state dict"),
         ({"a": torch.zeros(1), "b": 3}, "'b' is a int, expected a tensor"),
-        ({5: torch.zeros(1)}, "has the key 5, a int, expected a tensor's name"),
+        ({5: torch.zeros(1)}, "has the key 5 (int), expected a tensor's name"),
         ({"a": {"b": torch.zeros(1)}}, "'a' is a dict, expected a tensor"),
     ],
 )

@@ -33,6 +33,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "merge with a manifest": (*OF_BASE, *OF_ADAPTER, "BASE/generation_config.json"),
     "init": OF_BASE,
     "factor": OF_BASE,
+    "convert gguf": (*OF_ADAPTER, "BASE/config.json"),
     "convert lora": (*OF_ADAPTER, "BASE/config.json"),
     "convert peft": (*OF_ADAPTER,),
     "convert packed": (*OF_BASE, *OF_ADAPTER),

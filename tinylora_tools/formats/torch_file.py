@@ -65,7 +65,7 @@ def torch_file_of(path: Path, state: object) -> TorchFile:
     seen: dict[object, str] = {}
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise FormatError(f"has the key {_short(name)}, a {_kind(name)}, expected a tensor's name", where=path)
+            raise FormatError(f"has the key {_short(name)} ({_kind(name)}), expected a tensor's name", where=path)
         if not isinstance(tensor, StoredTensor):
             raise FormatError(f"{name!r} is a {_kind(tensor)}, expected a tensor", where=path)
         place = (tensor.start, tensor.shape, tensor.strides, tensor.dtype)

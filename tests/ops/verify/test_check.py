@@ -24,5 +24,5 @@ def test_a_check_is_as_json_has_it() -> None:
     found = Check("P", "cpu", None, False, *difference(one, np.array([1.0, 2.5], np.float32)), note="off")
     assert asdict(found) == {
         "name": "P", "device": "cpu", "stream": None, "ok": False, "identical": False, "max_ulp": 2**21,
-        "max_abs": 0.5, "note": "off", "digest": None,
+        "max_abs": 0.5, "note": "off", "digest": None, "hint": None,
     }  # fmt: skip

@@ -52,8 +52,8 @@ def test_the_action_verifies_an_adapter(environment: dict[str, str]) -> None:
     assert "### tinylora verify-seed" in summary
     assert "**All agree.**" in summary
     assert "### tinylora verify-base" in summary
-    assert "**The factors are this base's.**" in summary
-    assert summary.count("| same-base |") == 14
+    assert "**The targeted weights fit the adapter's factors; " in summary
+    assert summary.count("| same-weights |") == 14
 
 
 def test_the_action_fails_where_a_verdict_is_bad(environment: dict[str, str]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.write import write_adapter
 from ..bases.selection import is_saved_embedding, may_save_embeddings
 from ..core.torch_arrays import array_of
 from ..errors import FormatError, UnsupportedError
@@ -157,7 +156,8 @@ def write(directory: Path, adapters: Mapping[str, tuple[dict[str, Tensor], dict[
             for name, (tensors, config) in adapters.items():
                 place = staged if name == "default" else staged / name
                 place.mkdir(exist_ok=True)
-                write_adapter(place, _arrays(tensors), config, {})
+                _write_weights(place / WEIGHTS_NAMES[0], tensors)
+                _write_config(place / CONFIG_NAME, config)
         return
     places = {name: directory if name == "default" else directory / name for name in adapters}
     for place in places.values():
@@ -165,9 +165,17 @@ def write(directory: Path, adapters: Mapping[str, tuple[dict[str, Tensor], dict[
             check_file(place / file, force=force)
     for name, (tensors, config) in adapters.items():
         with staged_file(places[name] / WEIGHTS_NAMES[0], force=force) as whole:
-            write_file(whole, _ordered(_arrays(tensors)), {"format": "pt"})
+            _write_weights(whole, tensors)
         with staged_file(places[name] / CONFIG_NAME, force=force) as whole:
-            whole.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+            _write_config(whole, config)
+
+
+def _write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    write_file(path, _ordered(_arrays(tensors)), {"format": "pt"})
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

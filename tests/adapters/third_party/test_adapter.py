@@ -194,7 +194,7 @@ def test_options_that_would_be_ignored_are_refused(tinylora: Run, tmp_path: Path
 def test_other_commands_name_the_conversion(tinylora: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     projects.make_spuuntries(QWEN2, source)
-    for arguments in (["merge", source, "-o", tmp_path / "o"], ["verify-base", source], ["inspect", source]):
+    for arguments in (["merge", source, "-o", tmp_path / "o"], ["verify-base", source]):
         result = tinylora(*arguments, *(["--base", QWEN2]))
         assert result.code == 1
         assert "another project's adapter (spuuntries)" in result.err

@@ -157,6 +157,8 @@ class FamilyRun:
 
     def _verify_base(self) -> str:
         report = tl.verify_base(self.adapter, self.base)
+        if report.verdict == "unknown":  # which is no verdict
+            return f"refused: {next(module.note for module in report.modules if module.verdict == 'unknown')}"
         return "right" if report.verdict == "same-weights" else f"wrong: {report.verdict}"
 
     def _verify_seed(self) -> str:

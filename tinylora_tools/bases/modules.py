@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import MismatchError, UndeterminedError
@@ -13,7 +13,7 @@ from ..wording import argument
 from .architectures.architecture import Architecture
 from .architectures.described import Described
 from .architectures.hints import order_hint, own_code
-from .architectures.layout import KINDS, generalised
+from .architectures.layout import KINDS, filled, generalised
 from .architectures.named import for_task
 from .base import Base
 from .tensor_names import not_known
@@ -67,6 +67,8 @@ class ModelModules:
         The input embedding; the output embedding, which "all-linear" leaves out.
     architecture : Architecture, optional
     ordered : bool
+    fused : Mapping[str, str]
+        Modules whose weights the checkpoint holds in one tensor with others', to their kinds.
     """
 
     modules: Mapping[str, Module]
@@ -75,6 +77,7 @@ class ModelModules:
     output: str | None
     architecture: Architecture | None
     ordered: bool
+    fused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_type(self) -> str | None:
@@ -141,7 +144,18 @@ def model_modules(
             found[name] = Module(name, KINDS[here.layout.letters[generalised(name)]], info, widened)
     order = list(module_order) if module_order is not None else sorted(found, key=here.layout.sort_key)
     modules = {name: found[name] for name in _checked(order, found, base)}
-    return ModelModules(modules, parameters, here.input, here.output, architecture, ordered=True)
+    fused = {name: kind for name, kind in _fused(here, parameters) if name not in found}
+    return ModelModules(modules, parameters, here.input, here.output, architecture, ordered=True, fused=fused)
+
+
+def _fused(here: Described, parameters: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Modules that the class has in layers of the checkpoint, and that no single tensor is stored for."""
+    modules = {pattern.removesuffix(".weight") for pattern in here.fused if pattern.endswith(".weight")}
+    heads = {pattern: pattern.rpartition("*")[0] for pattern in modules if here.has(pattern)}
+    for parameter in parameters if heads else ():
+        for pattern, head in heads.items():
+            if generalised(parameter).startswith(head):
+                yield filled(pattern, parameter), KINDS[here.layout.letters[pattern]]
 
 
 def _past_the_last_layer(parameter: str, here: Described, text: str, config: Mapping[str, Any]) -> bool:

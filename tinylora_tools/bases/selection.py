@@ -114,6 +114,7 @@ def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) 
     wanted = config.target_modules if config.target_modules is not None else default_targets(model, base.path)
     settled = replace(config, target_modules=wanted)
     parts = in_parts(base, model.architecture)
+    _refuse_fused(base, model, None if wanted == ALL_LINEAR else settled)
     matching = {module for module in parts if wanted == ALL_LINEAR or settled.matches(module)}
     parameters = {
         module for module in matching if parts[module].endswith(BLOCKS)
@@ -129,6 +130,17 @@ def select_plain(base: Checkpoint, model: ModelModules, config: TinyLoraConfig) 
     for targeted in selection.modules:
         refuse_packed(base, targeted.tensor.name)
     return selection
+
+
+def _refuse_fused(base: Checkpoint, model: ModelModules, wanted: TinyLoraConfig | None) -> None:
+    """Raise UnsupportedError where a target's weight is in one tensor with others; None wants all linear layers."""
+    for name, kind in sorted(model.fused.items()):
+        if kind != "Embedding" and name != model.output if wanted is None else wanted.matches(name):
+            raise UnsupportedError(
+                f"{name}: its weights are fused with others in this checkpoint and can't be addressed singly",
+                where=base.path,
+                hint=f"Leave it out of {argument('target_modules')}, or make the adapter in the loaded model.",
+            )
 
 
 def saved_modules(model: Targetable[M], config: TinyLoraConfig) -> set[str]:

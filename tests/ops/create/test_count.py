@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from fixture_data import FIXTURES, ROOT, Fixture, fixture, tensors
 
 from tinylora_tools.core.tying import group_count
+from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.peft.config import TinyLoraConfig
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.create.count import CountReport, count, within_budget
@@ -84,3 +87,19 @@ def test_what_is_trained_beside_v_stands_apart() -> None:
     assert report.trainable_parameters == 2 * layers
     assert report.trainable_bytes_by_dtype == {"float32": 8 * layers, "bfloat16": 4 * layers, "float16": 4 * layers}
     assert report.stored_bytes_with_projection == report.stored_bytes > report.stored_bytes_without_projection
+
+
+@pytest.mark.parametrize(
+    ("targets", "first"), [("all-linear", "k_proj"), (("q_proj", "o_proj"), "q_proj"), (".*_proj", "k_proj")]
+)
+def test_weights_that_a_checkpoint_fuses_are_not_left_out(targets: Any, first: str, tmp_path: Path) -> None:
+    """NomicBERT's files hold q, k and v in one tensor: PEFT adapts all three, in the model that is loaded."""
+    config = transformers.NomicBertConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=50
+    )
+    transformers.NomicBertModel(config).save_pretrained(tmp_path)
+    said = rf"layers\.0\.self_attn\.{first}: its weights are fused with others"
+    with pytest.raises(UnsupportedError, match=said) as caught:
+        count(tmp_path, TinyLoraConfig(r=2, u=4, target_modules=targets))
+    assert "Leave it out of target_modules" in (caught.value.hint or "")
+    assert len(count(tmp_path, TinyLoraConfig(r=2, u=4, target_modules=("o_proj",))).modules) == 2

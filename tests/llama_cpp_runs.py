@@ -30,7 +30,12 @@ def set_vocab(self):
     size = self.hparams["vocab_size"]
     self.gguf_writer.add_tokenizer_model("none")
     self.gguf_writer.add_vocab_size(size)
-made = type("Made", (found,), {{"model_arch": found.model_arch, "set_vocab": set_vocab}})
+def set_gguf_parameters(self):  # with entries that transformers 5 writes no more, or elsewhere
+    rope = self.hparams.get("rope_parameters") or {{}}
+    self.hparams = {{"n_ctx": 64, "rotary_pct": rope.get("partial_rotary_factor"), **self.hparams}}
+    super(made, self).set_gguf_parameters()
+own = {{"set_vocab": set_vocab, "set_gguf_parameters": set_gguf_parameters}}
+made = type("Made", (found,), {{"model_arch": found.model_arch, **own}})
 if found.__name__ == "Gemma3Model":  # it cuts the embedding to the tokenizer's size, and there is no tokenizer
     def modify_tensors(self, data, name, bid):
         data = data + self.norm_shift(name)

@@ -28,6 +28,11 @@ SERVED = {
     "qwen3moe": cases.CASES["qwen3moe"]._replace(settings=cases.CASES["qwen3moe"].settings | {"norm_topk_prob": True}),
     "gemma2": cases.CASES["gemma2"]._replace(settings={"query_pre_attn_scalar": 16}),
     "gemma3": cases.CASES["gemma3"]._replace(settings={"query_pre_attn_scalar": 16}),
+    # its head's bias is saved along, which llama.cpp takes from no adapter
+    "phi": cases.CASES["phi"]._replace(
+        settings=cases.CASES["phi"].settings | {"intermediate_size": 4 * 64}, without=("lm_head",)
+    ),
+    "cohere": cases.CASES["cohere"]._replace(settings={"logit_scale": 1.0}),  # else nothing changes logits much
     "llama-tied": cases.Case("LlamaForCausalLM", {"tie_word_embeddings": True}, ("model.embed_tokens", "lm_head")),
     "gpt2": cases.Case("GPT2LMHeadModel", {}, ("transformer.wte", "transformer.wpe", "lm_head")),
 }

@@ -79,24 +79,16 @@ def open_input(path: Path) -> BinaryIO:
     OSError
         If it can't be opened.
     """
-    # The file owns its descriptor from the start: closed by hand, where a signal comes between, it'd be closed twice.
-    file = open(path, "rb", opener=_at_once)  # noqa: SIM115
-    try:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise FormatError(
-                "is no file, but a pipe or a device", where=path, hint="Write it to a file, and name that."
-            )
-        remember(path, FileState.of(state))
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Without waiting for who might write to a named pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    # Nothing here closes what a file owns already: where a signal comes between, that would be closed twice.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(state.st_mode):
+            raise IsADirectoryError(21, os.strerror(21), str(path))
+        raise FormatError("is no file, but a pipe or a device", where=path, hint="Write it to a file, and name that.")
+    remember(path, FileState.of(state))
+    return os.fdopen(descriptor, "rb")
 
 
 def read_input(path: Path) -> bytes:

@@ -52,6 +52,7 @@ def test_roots_and_products_are_rounded_as_torch_rounds_them(dtype: torch.dtype)
     A, B = rooted(U, S, Vh)
     # In double: torch's float32 roots are MKL's, which on AMD's processors are an ulp off for one number in six.
     root = torch.sqrt(tensor_of(S).double()).to(dtype)
+    assert root.dtype == dtype
     assert torch.equal(torch.from_numpy(A), (root[:, None] * tensor_of(Vh)).float())
     assert torch.equal(torch.from_numpy(B), (tensor_of(U) * root).float())
 

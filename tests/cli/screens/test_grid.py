@@ -26,7 +26,7 @@ def test_a_pipe_gets_names_whole() -> None:
     ]
 
 
-@given(st.integers(24, 130))
+@given(st.integers(22, 130))
 def test_numbers_and_verdicts_are_whole_at_any_width(width: int) -> None:
     lines = shown(Table(COLUMNS, ROWS), width)
     assert all(width_of(line) <= width for line in lines)

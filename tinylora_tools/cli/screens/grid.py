@@ -121,11 +121,15 @@ def _record(columns: Sequence[Column], row: Sequence[Cell], width: int) -> Itera
     if first is not None:
         yield (Span(from_the_right(row[first].text, width), "bold"),)
     pairs = [
-        f" {column.title} {cell.text.strip()}"
+        (column.title, cell.text.strip())
         for i, (column, cell) in enumerate(zip(columns, row, strict=True))
         if i != first and cell.text.strip()
     ]
-    pieces = [pair + "," * (number < len(pairs)) for number, pair in enumerate(pairs, start=1)]
+    indent, pieces = 2 * (first is not None), []
+    for number, (title, value) in enumerate(pairs, start=1):
+        value += "," * (number < len(pairs))
+        whole = width_of(title) + 1 + width_of(value) + indent <= width  # else the value stands below its title
+        pieces += [f" {title} {value}"] if whole else [f" {title}", f" {value}"]
     if pieces:
-        indented = ["  " * (first is not None) + pieces[0].lstrip(), *pieces[1:]]
+        indented = [" " * indent + pieces[0].lstrip(), *pieces[1:]]
         yield from ((Span(line),) for line in fill(indented, width, 0, 2))

@@ -6,7 +6,7 @@ What comes of a command is "right", "refused: ..." (an error that says what isn'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,26 @@ def outputs_of(model: Any, inputs: Mapping[str, Any]) -> Any:
     return (found if found is not None else result[0]).double()
 
 
+#: Switches in a configuration that are about a run, or are tried otherwise.
+_NO_SWITCH = (
+    "use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
+    "is_encoder_decoder", "is_decoder", "tie_word_embeddings", "add_cross_attention",
+)  # fmt: skip
+
+
+def switched(family: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each switch of a family's small configuration by its path, and the entries that turn it."""
+    from tinylora_tools.ops.architecture.scales import entries
+
+    for path, value in entries(small_families.small_config(family).to_dict()):
+        *parents, last = path.split(".")
+        if isinstance(value, bool) and last not in _NO_SWITCH and not last.startswith("_"):
+            changes: dict[str, Any] = {last: not value}
+            for parent in reversed(parents):
+                changes = {parent: changes}
+            yield path, changes
+
+
 class FamilyRun:
     """A small model of a family with a PEFT adapter of all its layers, and what each command makes of them.
 
@@ -87,17 +107,25 @@ class FamilyRun:
         To work in.
     save_projection, weight_tying
         Of the adapter's configuration.
+    changes : mapping
+        Entries of the model's configuration, in place of the small one's.
     """
 
     def __init__(
-        self, family: str, directory: Path, *, save_projection: bool = True, weight_tying: float = 0.0
+        self,
+        family: str,
+        directory: Path,
+        *,
+        save_projection: bool = True,
+        weight_tying: float = 0.0,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         import peft
         import torch
 
         self.family, self.directory = family, directory
         self.class_name, self.model_class = best_known(family)
-        self.config = small_families.small_config(family)
+        self.config = small_families.small_config(family, **(changes or {}))
         self.config.architectures = [self.class_name]
         self.base, self.adapter = directory / "base", directory / "adapter"
         small_families.random_model(self.model_class, self.config, torch.float32).save_pretrained(self.base)
@@ -126,8 +154,8 @@ class FamilyRun:
 
         return self.model_class.from_pretrained(directory, dtype=torch.float32).eval()
 
-    def run(self) -> Found:
-        """What each command makes of it."""
+    def run(self, *only: str) -> Found:
+        """What each command makes of it, or those of these names."""
         steps: dict[str, Callable[[], str]] = {
             "merge": self._merge,
             "convert lora": self._lora,
@@ -136,7 +164,7 @@ class FamilyRun:
             "init": self._init,
             "count": self._count,
         }
-        return {name: _outcome(step) for name, step in steps.items()}
+        return {name: _outcome(step) for name, step in steps.items() if not only or name in only}
 
     def _off(self, outputs: Any) -> str:
         error = float((outputs - self.live).abs().max()) / self.effect

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bases.architectures.hints import way_out
 from ..bases.orientation import untransposed
-from ..bases.tensor_names import BaseNames
+from ..bases.tensor_names import BaseNames, not_known
 from ..errors import MismatchError
 from ..formats.checkpoint import is_checkpoint
 from ..formats.digests import check_recorded
@@ -214,9 +215,21 @@ def _on_training(adapter: Adapter) -> list[str]:
 
 
 def notes_of(adapters: Sequence[Adapter]) -> list[str]:
-    """The notes on several adapters, with their names where there is more than one; with their paths, where those are
-    alike."""
+    """The notes on several adapters whose updates go into weights, with their names where there is more than one; with
+    their paths, where those are alike."""
+    notes = [(one, note) for one in adapters for note in (*_taken_for_plain(one), *one.notes)]
     if len(adapters) == 1:
-        return list(adapters[0].notes)
+        return [note for _, note in notes]
     unique = len({one.path.name for one in adapters}) == len(adapters)
-    return [f"{one.path.name if unique else one.path}: {note}" for one in adapters for note in one.notes]
+    return [f"{one.path.name if unique else one.path}: {note}" for one, note in notes]
+
+
+def _taken_for_plain(adapter: Adapter) -> list[str]:
+    """What is taken for granted of modules of an architecture that isn't known."""
+    if adapter.architecture is not None or not adapter.modules:
+        return []
+    config = adapter.base.config if adapter.base else None
+    return [
+        f"{not_known(config or {})}: the {len(adapter.modules)} modules are taken for layers that the model calls, and "
+        f"whose weights it uses for nothing else, as most models do. {way_out()}"
+    ]

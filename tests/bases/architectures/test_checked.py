@@ -19,7 +19,10 @@ SOUND: dict[str, Any] = {
             "inner": {"text_config.model_type": ["mine"]},
             "classes": {
                 "Model": {"modules": "a:E layers.*(b c(d:l e)) f", "prefix": "", "ties": [TIE], "flags": ["flag"]},
-                "Other": {"scales": {"a": {"as": "number", "root_of": "width", "if": "scaled", "default": True}}},
+                "Other": {
+                    "scales": {"a": {"as": "number", "root_of": "width", "if": "scaled", "default": True}},
+                    "whole_where": {"layers.*.b": [{"slow": False}, {"text_config.tp": 1, "kind": None}]},
+                },
             },
         },
         "4.0": {"bare": "Model", "classes": {"Model": "same"}},
@@ -79,6 +82,9 @@ def test_what_is_sound() -> None:
         (damaged(scales={"a": {"as": "paper", "value": 2}}), "held as 'paper'"),
         (damaged(scales={"a": {"as": "number", "value": 2, "if": "b"}}), "one of 'if' and 'default'"),
         (damaged(scales={"a": {"as": "number", "value": 2, "if": "b", "default": 3}}), "no flag"),
+        (damaged(whole_where={"a": []}), "no groups of entries for a"),
+        (damaged(whole_where={"a": [["b"]]}), "'a' is no object"),
+        (damaged(whole_where={"a": [{"b": [1]}]}), "a value that config.json can't be held against"),
         (damaged(ties={}), "is no list"),
         (damaged(ties=[{**TIE, "stored": "c"}]), "stores another tensor"),
         (damaged(ties=[{**TIE, "tied": "FTX"}]), "in other states"),

@@ -13,7 +13,7 @@ from family_runs import inputs_for, outputs_of
 
 from tinylora_tools.bases.architectures.layout import generalised
 from tinylora_tools.ops.architecture.build import build, kind_of
-from tinylora_tools.ops.architecture.taken import taken_in
+from tinylora_tools.ops.architecture.taken import taken_in, whole_where
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -71,6 +71,27 @@ def test_an_update_of_a_taken_weight_is_not_what_peft_computes(
     effect = (merged - plain).abs().max()
     assert effect > 0
     assert (live - merged).abs().max() > 0.01 * effect
+
+
+@pytest.mark.parametrize("slow_but_exact", [False, True])
+@pytest.mark.parametrize("pretraining_tp", [1, 2])
+def test_what_keeps_a_weight_from_being_taken(pretraining_tp: int, slow_but_exact: bool) -> None:
+    """Each group of entries suffices and none is needless: that of a model as it is made by default."""
+    default = small("BloomForCausalLM", {})
+    groups = whole_where(default, default.config.to_dict())["transformer.h.0.mlp.dense_4h_to_h"]
+    assert groups == [["pretraining_tp"], ["slow_but_exact"]]
+    changes = {"pretraining_tp": pretraining_tp, "slow_but_exact": slow_but_exact}
+    model = small("BloomForCausalLM", changes)
+    targets = [name for name, _ in model.named_modules() if name.endswith("dense_4h_to_h")]
+    plain, live, merged = live_and_merged(model, targets, inputs_for(model.config, model))
+    right = bool((live - merged).abs().max() < 1e-3 * (merged - plain).abs().max())
+    assert right == any(changes[entry] == getattr(default.config, entry) for (entry,) in groups)
+
+
+@pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "MambaForCausalLM", "UdopForConditionalGeneration"])
+def test_training_and_what_the_code_itself_says_decide_on_no_weight(class_name: str) -> None:
+    model = small(class_name, {})
+    assert all([] in groups for groups in whole_where(model, model.config.to_dict()).values())
 
 
 @pytest.mark.parametrize(

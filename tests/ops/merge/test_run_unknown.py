@@ -87,13 +87,19 @@ def test_numbered_layers_need_no_data(tmp_path: Path) -> None:
         expected = adapted(TOKENS).logits
         with adapted.disable_adapter():
             effect = (adapted(TOKENS).logits - expected).norm()
-        merge(adapter, tmp_path / "merged", base, dtype="float32")
+        report = merge(adapter, tmp_path / "merged", base, dtype="float32")
         merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="float32")
         assert (merged(TOKENS).logits - expected).norm() <= 1e-4 * effect
-        to_lora(adapter, tmp_path / "lora", base=base)
+        exported = to_lora(adapter, tmp_path / "lora", base=base)
         fresh = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="float32")
         lora = peft.PeftModel.from_pretrained(fresh, tmp_path / "lora")
         assert (lora(TOKENS).logits - expected).norm() <= 1e-4 * effect
+    for said in (report.warnings, exported.warnings):
+        (warning,) = (text for text in said if "the architecture 'olmo3' isn't known" in text)
+        assert "14 modules are taken for layers that the model calls, and whose weights it uses for nothing else" in (
+            warning
+        )
+        assert "tinylora_tools.architecture(BASE, FILE)" in warning
 
 
 def test_a_file_that_peft_saved_without_some_modules_is_refused(tmp_path: Path) -> None:

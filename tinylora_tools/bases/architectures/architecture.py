@@ -20,6 +20,7 @@ from .hints import no_modules, release_hint, way_out
 from .layout import KINDS, filled, generalised
 from .scaling import Scaling, scaling_of
 from .ties import Ties
+from .whole import require_whole
 
 
 class Architecture:
@@ -173,8 +174,8 @@ class Architecture:
 
     def kind(self, module: str) -> str | None:
         """ "Linear", "Conv1D" or "Embedding"; None for a module that isn't known to be one."""
-        letter = self._letter(module)
-        return KINDS[letter] if letter else None
+        pattern, having = self._having(module)
+        return KINDS[having[0].layout.letters[pattern]] if having else None
 
     def is_plain(self, module: str, release: str | None = None) -> bool:
         """Whether the module's forward is its kind's, perhaps scaled, and nothing else, under a major release of
@@ -183,29 +184,28 @@ class Architecture:
         Raises
         ------
         UndeterminedError
-            If that depends on a release that isn't known.
+            If that depends on a release that isn't known, or on what config.json has besides its defaults.
         """
-        found = {letter.isupper() for letter in self._letters(module, release)}
+        pattern, having = self._having(module, release)
+        found = {one.layout.letters[pattern].isupper() for one in having}
         if len(found) > 1:
             raise UndeterminedError(
                 f"{module} does more than its kind under one release of transformers, so that PEFT's update has no "
                 "effect there that a weight could have, and not under another",
                 hint=release_hint(),
             )
+        for one in having:
+            require_whole(module, one.whole_where.get(pattern), self.config)
         return found != {False}
 
-    def _letter(self, module: str) -> str | None:
-        return next(iter(self._letters(module, None)), None)
-
-    def _letters(self, module: str, release: str | None) -> list[str]:
-        """A module's letter in each release that has it, of the named class where that has it."""
+    def _having(self, module: str, release: str | None = None) -> tuple[str, list[Described]]:
+        """A module's pattern, and the classes that have it, in each release: the named one where that does."""
         pattern = generalised(self._current(module))
         for group in (self._named, self._others):
-            found = [one for one in group if one.release.startswith(release or "")]
-            letters = [one.layout.letters[pattern] for one in found if pattern in one.layout]
-            if letters:
-                return letters
-        return []
+            found = [one for one in group if one.release.startswith(release or "") and pattern in one.layout]
+            if found:
+                return pattern, found
+        return pattern, []
 
     def stored_keys(self, parameter: str) -> list[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,

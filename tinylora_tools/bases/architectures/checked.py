@@ -140,6 +140,17 @@ def _scales(value: Any) -> None:
         _require(fits, f"has no one factor for {name}")
 
 
+def _whole_where(value: Any) -> None:
+    for name, groups in _items(value, "whole_where"):
+        _name(name)
+        _require(isinstance(groups, list) and groups, f"has no groups of entries for {name}")
+        for group in groups:
+            for path, default in _items(group, name):
+                _name(path)
+                plain = default is None or isinstance(default, (str, int, float))
+                _require(plain, f"has {path!r} of {name} with a value that config.json can't be held against")
+
+
 def _ties(value: Any) -> None:
     _require(isinstance(value, list), "is no list")
 
@@ -156,5 +167,5 @@ def _require_tie(tie: Any, states: int) -> None:
 _ENTRIES: Mapping[str, Callable[[Any], None]] = {
     "modules": _modules, "prefix": _name_or_none, "input": _name, "output": _name,
     "stored": _renamed, "older": _renamed, "fused": _names, "flags": _names, "scales": _scales, "ties": _ties,
-    "float32": _parts, "float32_always": _parts,
+    "whole_where": _whole_where, "float32": _parts, "float32_always": _parts,
 }  # fmt: skip

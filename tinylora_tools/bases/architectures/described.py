@@ -30,6 +30,9 @@ class Described:
         Patterns of parameters that no single tensor is stored for.
     scales : mapping
         Patterns of embeddings that multiply what they look up, to what by.
+    whole_where : mapping
+        Patterns of modules that are as `layout` says where config.json has the entries of one of these groups, or
+        leaves them out; with others the model may take their weights without calling them.
     ties : list
         For `architectures.ties`.
     flags : list of str
@@ -44,6 +47,7 @@ class Described:
         self.output: str | None = data.get("output")
         self.fused = frozenset(data.get("fused", ()))
         self.scales: Mapping[str, Mapping[str, Any]] = data.get("scales", {})
+        self.whole_where: Mapping[str, list[Mapping[str, Any]]] = data.get("whole_where", {})
         self.ties: list[Mapping[str, Any]] = data.get("ties", [])
         self.flags: list[str] = data.get("flags", [])
         self._float32: tuple[str, ...] = tuple(data.get("float32", ()))

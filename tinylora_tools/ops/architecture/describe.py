@@ -14,7 +14,7 @@ from ...bases.architectures.layout import Layout, filled, generalised
 from ...bases.architectures.renaming import Renaming
 from .build import build, kind_of
 from .scales import Scale, entries, forward_of
-from .taken import taken_in
+from .taken import taken_in, whole_where
 from .tie_states import ties_of
 from .tree import written
 
@@ -53,14 +53,16 @@ def structure(model_class: Any, configs: Sequence[Any], older: Description | Non
     scales: dict[str, list[Scale | None]] = {}
     stored: dict[str, str] = {}
     fused: set[str] = set()
+    whole = _whole_where(models, configs)
     taken = {generalised(name) for model in models for name in taken_in(model)}
+    taken.update(pattern for pattern, groups in whole.items() if not groups)
     for model in models:
         modules.append({})
         for name, module in model.named_modules():
             if (kind := kind_of(module)) is not None:
                 plain, scale = forward_of(module, kind, model.config)
-                whole = (plain or scale) and generalised(name) not in taken
-                modules[-1][name] = kind if whole else kind.lower()
+                alone = (plain or scale) and generalised(name) not in taken
+                modules[-1][name] = kind if alone else kind.lower()
                 if kind == "E":
                     scales.setdefault(generalised(name), []).append(scale)
         renamed, lost = stored_names(model)
@@ -76,11 +78,29 @@ def structure(model_class: Any, configs: Sequence[Any], older: Description | Non
         "older": shortened({**stored, **_loaded_from(first, older, stored)}) if older else {},
         "fused": sorted(fused - stored.keys()),
         "scales": {name: _settled(found, configs[0]) for name, found in scales.items() if any(found)},
+        "whole_where": {name: groups for name, groups in whole.items() if name not in taken and {} not in groups},
         "float32": sorted(getattr(first, "_keep_in_fp32_modules", None) or ()),
         "float32_always": sorted(getattr(first, "_keep_in_fp32_modules_strict", None) or ()),
     }
     if found["older"] == found["stored"]:
         del found["older"]
+    return found
+
+
+def _whole_where(models: Sequence[Any], configs: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Patterns of modules that are taken with other entries in config.json, to groups of entries with the defaults that
+    keep them from it: one group suffices."""
+    default = dict(entries(configs[0].to_dict()))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for model, config in zip(models, configs, strict=True):
+        settings = config.to_dict()
+        values = dict(entries(settings))
+        for name, groups in whole_where(model, settings).items():
+            known = found.setdefault(generalised(name), [])
+            for group in groups:
+                needed = {path: values[path] for path in group}
+                if needed not in known and all(path in default and default[path] == needed[path] for path in group):
+                    known.append(needed)
     return found
 
 

@@ -1,8 +1,8 @@
 """What a module's forward does with the layers below it, followed through its source.
 
 For each layer, by its path below the module, the set of what may become of it on one way through: it is called, its
-weight is taken, both, or neither. Conditions on what the module itself holds, mostly its configuration, are decided;
-at others both ways are possible.
+weight is taken, both, or neither. Conditions on what the module itself holds, mostly settings of its configuration, are
+decided; at others both ways are possible.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from .effects import CALLED, TAKEN, Effects, Scope, all_of, any_of, both, either
-from .source import definition, is_weight, read_in
+from .source import chain, definition, is_weight, read_in
 
 #: So many methods are followed inside each other.
 _DEPTH = 8
@@ -47,17 +47,23 @@ class Follower:
     root : torch.nn.Module
     usual : bool
         Whether parameters have their defaults where nothing is given for them, and not any value.
+    decided : collection of str, optional
+        The settings, by the names of attributes, that have their values; others may have any. None for all.
 
     Attributes
     ----------
     reached : set of str
         Names of its own methods that were followed.
+    asked : dict
+        The settings that conditions were on, to the modules that have them.
     """
 
-    def __init__(self, root: Any, *, usual: bool = False) -> None:
+    def __init__(self, root: Any, *, usual: bool = False, decided: Collection[str] | None = None) -> None:
         self.root = root
         self.usual = usual
+        self.decided = decided
         self.reached: set[str] = set()
+        self.asked: dict[str, Any] = {}
         self._within: list[Any] = []
 
     def follow(self, method: Callable[..., Any], name: str, at: str = "", given: Scope | None = None) -> Effects:
@@ -237,6 +243,10 @@ class Follower:
             known["self"] = self._at(scope.modules["self"])
         if code is None or not names <= known.keys():
             return None
+        settings = _settings(test, known["self"]) if "self" in names else set()
+        self.asked |= dict.fromkeys(settings, known.get("self"))
+        if self.decided is not None and not settings <= {*self.decided}:
+            return None
         try:
             return bool(eval(code, {}, known))  # noqa: S307, the model's own code
         except Exception:
@@ -254,6 +264,30 @@ def _condition(test: ast.expr) -> tuple[Any, frozenset[str]]:
         return None, frozenset()
     names = {one.id for one in nodes if isinstance(one, ast.Name)} - {"hasattr", "getattr", "isinstance"}
     return compile(ast.Expression(test), "<condition>", "eval"), frozenset(names)
+
+
+def _settings(test: ast.expr, module: Any) -> set[str]:
+    """What a condition asks of a module besides which modules it has, and whether it is being trained."""
+    nodes = list(ast.walk(test))
+    within = {id(one.value) for one in nodes if isinstance(one, ast.Attribute)}
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            found.update(str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant))
+        parts = chain(node) if id(node) not in within else []
+        if len(parts) > 1 and parts[0] == "self" and not _is_structure(module, parts[1:]):
+            found.add(parts[-1])
+    return found - {"config", "training"}
+
+
+def _is_structure(module: Any, parts: list[str]) -> bool:
+    """Whether attributes lead to a module, or to where there could be one."""
+    for part in parts:
+        children = getattr(module, "_modules", {})
+        if part not in children:
+            return False
+        module = children[part]
+    return True
 
 
 def _leaves(body: list[ast.stmt]) -> bool:

@@ -59,12 +59,14 @@ def hands_over(function: Callable[..., Any]) -> frozenset[str]:
     node = definition(function)
     calls = [one for one in ast.walk(node) if isinstance(one, ast.Call)] if node else []
     given = (value for call in calls for value in (*call.args, *(keyword.value for keyword in call.keywords)))
-    return frozenset(path for value in given if (path := _path(value)))
+    chains = (chain(value) for value in given)
+    return frozenset(".".join(parts[1:]) for parts in chains if len(parts) > 1 and parts[0] == "self")
 
 
-def _path(node: ast.AST) -> str:
+def chain(node: ast.AST) -> list[str]:
+    """The names in `self.config.width`; none in what is no chain of attributes."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value
-    return ".".join(reversed(parts)) if isinstance(node, ast.Name) and node.id == "self" else ""
+    return [node.id, *reversed(parts)] if isinstance(node, ast.Name) else []

@@ -7,13 +7,18 @@ children it calls, and whose weight it reads, in each way through it. Being aske
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from .build import kind_of
 from .effects import CALLED, TAKEN
 from .following import Follower, methods_of
+from .settings import entries_of
 from .source import hands_over, reads_weights
+
+#: So many settings together are tried for what keeps a layer from being taken.
+_MOST = 2
 
 #: Words in the names of methods that no forward calls: they make values, or change sizes.
 _NO_FORWARD = {"init", "initialize", "resize", "reset", "tie", "set", "prune"}
@@ -26,12 +31,47 @@ def taken_in(model: Any) -> set[str]:
     reads where its parameters have their defaults. A way that takes other arguments, such as to interpolate positions,
     and reads the weight where the usual one calls the module, doesn't count.
     """
-    names = {id(module): name for name, module in model.named_modules() if kind_of(module)}
-    found: set[str] = set()
-    for module in model.modules():
-        if kind_of(module) is None and _may_take(module):
-            found.update(names[one] for one in _taken_by(module) if one in names)
+    names = _layers(model)
+    return {names[one] for module in _taking(model) for one in _taken_by(module)[0] if one in names}
+
+
+def whole_where(model: Any, config: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Names of modules that aren't taken as the model is, and are with other settings, to what keeps them so: entries
+    of the configuration, of which each group suffices by itself. Without any, nothing is known to."""
+    names = _layers(model)
+    found: dict[str, list[list[str]]] = {}
+    for module in _taking(model):
+        whatever, asked = _taken_by(module, ())
+        open_ = whatever - _taken_by(module)[0]
+        if not open_ & names.keys():
+            continue
+        entries = {setting: entries_of(setting, owner, config) for setting, owner in asked.items()}
+        fixed = [setting for setting, its in entries.items() if its == []]
+        free = [setting for setting, its in entries.items() if its]
+        for one in open_ & names.keys():
+            found.setdefault(names[one], []).extend(
+                [path for setting in group for path in entries[setting] or ()]
+                for group in _sufficient(module, one, fixed, free)
+            )
     return found
+
+
+def _sufficient(module: Any, one: int, fixed: list[str], free: list[str]) -> Iterator[tuple[str, ...]]:
+    """The smallest groups of settings with whose values a layer isn't taken, whatever the others are."""
+    found: list[set[str]] = []
+    for size in range(_MOST + 1):
+        for group in itertools.combinations(free, size):
+            if not any(less <= {*group} for less in found) and one not in _taken_by(module, {*fixed, *group})[0]:
+                found.append({*group})
+                yield group
+
+
+def _layers(model: Any) -> dict[int, str]:
+    return {id(module): name for name, module in model.named_modules() if kind_of(module)}
+
+
+def _taking(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if kind_of(module) is None and _may_take(module))
 
 
 def _may_take(module: Any) -> bool:
@@ -43,19 +83,17 @@ def _may_take(module: Any) -> bool:
     return any(kind_of(one) for path in paths for one in modules_at(module, path))
 
 
-def _taken_by(module: Any) -> Iterator[int]:
-    """Ids of the layers that one module takes the weights of."""
-    any_way = Follower(module)
-    usual = Follower(module, usual=True)
+def _taken_by(module: Any, decided: Collection[str] | None = None) -> tuple[set[int], dict[str, Any]]:
+    """Ids of the layers that one module takes the weights of, and the settings that were asked for; with other values
+    than those of `decided`, where these are given."""
+    any_way = Follower(module, decided=decided)
+    usual = Follower(module, usual=True, decided=decided)
     outcomes = _outcomes(any_way)
-    for one, its in outcomes.items():
-        if CALLED | TAKEN in its or (TAKEN in its and CALLED not in its):
-            yield one
+    found = {one for one, its in outcomes.items() if CALLED | TAKEN in its or (TAKEN in its and CALLED not in its)}
     if any(TAKEN in its for its in outcomes.values()):
         usual.reached |= any_way.reached - {"forward"}  # which are no ways of their own
-        for one, its in _outcomes(usual).items():
-            if TAKEN in its:
-                yield one
+        found |= {one for one, its in _outcomes(usual).items() if TAKEN in its}
+    return found, any_way.asked | usual.asked
 
 
 def _outcomes(follower: Follower) -> dict[int, set[int]]:

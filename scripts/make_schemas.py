@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -177,7 +178,8 @@ def _page() -> Iterator[str]:
             its = schema["$defs"][name]
             if not (name in tops and len(tops) == 1):
                 yield from ("", f"### {name}")
-            yield from ("", _escaped(its["description"]), "", "| Key | |", "|---|---|")
+            yield from ("", *textwrap.wrap(_escaped(its["description"]), 120, break_on_hyphens=False))
+            yield from ("", "| Key | |", "|---|---|")
             for key, form in its["properties"].items():
                 told = f": {_escaped(form['description'])}" if "description" in form else ""
                 yield f"| `{key}` | {_words(form)}{told} |"

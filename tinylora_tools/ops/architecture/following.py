@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from .conditions import condition, settings_in
 from .effects import CALLED, TAKEN, Effects, Scope, all_of, any_of, both, either
-from .source import chain, definition, is_weight, read_in
+from .source import definition, is_weight, read_in
 
 #: So many methods are followed inside each other.
 _DEPTH = 8
@@ -237,13 +238,13 @@ class Follower:
         return found is None or found is value
 
     def _value(self, test: ast.expr, scope: Scope) -> bool | None:
-        code, names = _condition(test)
+        code, names = condition(test)
         known = dict(scope.constants)
         if "self" in scope.modules:
             known["self"] = self._at(scope.modules["self"])
         if code is None or not names <= known.keys():
             return None
-        settings = _settings(test, known["self"]) if "self" in names else set()
+        settings = settings_in(test, known["self"]) if "self" in names else set()
         self.asked |= dict.fromkeys(settings, known.get("self"))
         if self.decided is not None and not settings <= {*self.decided}:
             return None
@@ -251,43 +252,6 @@ class Follower:
             return bool(eval(code, {}, known))  # noqa: S307, the model's own code
         except Exception:
             return None
-
-
-@cache
-def _condition(test: ast.expr) -> tuple[Any, frozenset[str]]:
-    """A condition on variables, compiled, and their names; None for one that calls more than these functions, or asks
-    where a tensor is or of which type: that is another where the model is used."""
-    nodes = list(ast.walk(test))
-    attributes = {one.attr for one in nodes if isinstance(one, ast.Attribute)}
-    calls = any(isinstance(one, ast.Call) and not isinstance(one.func, ast.Name) for one in nodes)
-    if calls or attributes & {"device", "dtype", "is_cuda", "is_meta"}:
-        return None, frozenset()
-    names = {one.id for one in nodes if isinstance(one, ast.Name)} - {"hasattr", "getattr", "isinstance"}
-    return compile(ast.Expression(test), "<condition>", "eval"), frozenset(names)
-
-
-def _settings(test: ast.expr, module: Any) -> set[str]:
-    """What a condition asks of a module besides which modules it has, and whether it is being trained."""
-    nodes = list(ast.walk(test))
-    within = {id(one.value) for one in nodes if isinstance(one, ast.Attribute)}
-    found: set[str] = set()
-    for node in nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
-            found.update(str(one.value) for one in node.args[1:2] if isinstance(one, ast.Constant))
-        parts = chain(node) if id(node) not in within else []
-        if len(parts) > 1 and parts[0] == "self" and not _is_structure(module, parts[1:]):
-            found.add(parts[-1])
-    return found - {"config", "training"}
-
-
-def _is_structure(module: Any, parts: list[str]) -> bool:
-    """Whether attributes lead to a module, or to where there could be one."""
-    for part in parts:
-        children = getattr(module, "_modules", {})
-        if part not in children:
-            return False
-        module = children[part]
-    return True
 
 
 def _leaves(body: list[ast.stmt]) -> bool:

@@ -143,6 +143,19 @@ def test_a_bit_of_a_packed_v_that_flipped_is_told_by_inspect(tmp_path: Path, tin
     assert (result.code, "what it holds isn't what was packed" in result.err) == (1, True)
 
 
+def test_digests_are_left_out_where_nobody_wants_them(sound: Path, tmp_path: Path, tinylora: Run) -> None:
+    """Those of the file that was read too, and the tensors' bytes are the same."""
+    for adapter, name in ((CASE.adapter, "a"), (sound / "adapter", "b")):
+        assert tinylora("convert", "peft", adapter, "-o", tmp_path / name, "--no-digests").code == 0
+        assert tl.inspect(tmp_path / name).digests is None
+    with_, without = (path / WEIGHTS for path in (sound / "adapter", tmp_path / "b"))
+    assert read_header(without).metadata == {
+        name: text for name, text in read_header(with_).metadata.items() if name != KEY
+    }
+    data = [path.read_bytes()[8 + int.from_bytes(path.read_bytes()[:8], "little") :] for path in (with_, without)]
+    assert data[0] == data[1]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_peft_loads_such_files_and_drops_the_entry(sound: Path, tmp_path: Path) -> None:
     """So what PEFT saves after training never has the digests of what it was trained from."""

@@ -138,6 +138,9 @@ class Server:
             {**common, "arguments": list(one), "out": str(self.said / f"{n}.out"), "err": str(self.said / f"{n}.err")}
             for n, one in enumerate(runs)
         ]
+        for job in jobs:  # a run may be killed before it says anything
+            Path(job["out"]).write_bytes(b"")
+            Path(job["err"]).write_bytes(b"")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(jobs) + "\n")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.lowrank import training_dtype
 from ..core.streams import projection
 from ..errors import UnsupportedError
-from ..formats.digests import renewed
+from ..formats.digests import renewed, without_digests
 from ..formats.peft.adapter import WEIGHTS_NAMES, PeftAdapter
 from ..formats.peft.config import CONFIG_NAME
 from ..formats.peft.keys import factor_key
@@ -84,10 +84,14 @@ def write_adapter(
     tensors: Mapping[str, NDArray[Any]],
     config: Mapping[str, Any] | None,
     metadata: Mapping[str, str],
+    *,
+    digests: bool = True,
 ) -> int:
-    """Write an adapter's two files, the weights' with the digest of each tensor; returns the weights' bytes."""
+    """Write an adapter's two files, the weights' with the digest of each tensor, unless they are to be left out;
+    returns the weights' bytes."""
     entries = [(name, dtype_name(array.dtype), array.shape) for name, array in tensors.items()]
-    return stream_adapter(directory, entries, tensors.items(), config, renewed(metadata, tensors))
+    metadata = renewed(metadata, tensors) if digests else without_digests(metadata)
+    return stream_adapter(directory, entries, tensors.items(), config, metadata)
 
 
 def stream_adapter(

@@ -65,6 +65,11 @@ def renewed(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) ->
     return {**metadata, KEY: json.dumps({"version": VERSION, "tensors": digests}, separators=(",", ":"))}
 
 
+def without_digests(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without those of another file."""
+    return {name: text for name, text in metadata.items() if name != KEY}
+
+
 def check_recorded(file: TensorFile, names: Iterable[str]) -> None:
     """Raise FormatError where one of these tensors isn't as it was recorded, reading them through for it; of a file
     that records nothing, nothing is read."""

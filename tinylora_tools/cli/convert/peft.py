@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compute modules that the file lacks, though its configuration targets them, from the base and the seed.",
 )
+@click.option(
+    "--digests/--no-digests",
+    default=True,
+    help="Record each tensor's sha256 in the file, some 130 bytes a tensor, so that a flipped bit is found.",
+)
 @stream_option
 @device_option
 @threads_option
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
 def command(adapter: str, find: Callable[[str], Source], out: Output, **given: Any) -> None:
     """Write an adapter of any form in PEFT's files, anew.
 
-    .bin becomes safetensors, without what PEFT 0.19 saved of other adapters, with P or without, in half the size where
+    .bin becomes safetensors, without what PEFT 0.19 saved of other adapters, with P or without, in bfloat16 where
     nothing is lost by it. Packed adapters are restored, and those of six other projects converted; what their files
     don't say is asked for.
 

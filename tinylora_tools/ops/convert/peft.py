@@ -50,6 +50,7 @@ def to_peft(
     save_projection: bool | None = None,
     adapter_dtype: str | None = None,
     complete: bool = False,
+    digests: bool = True,
     stream: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -74,6 +75,8 @@ def to_peft(
         Of A, B and P; refused where it would round. None leaves it as it is.
     complete : bool
         Compute the modules that the file lacks, as PEFT does when it loads it: from the base's weights and the seed.
+    digests : bool
+        Record each tensor's sha256 in the file, some 130 bytes a tensor, so that a flipped bit is found.
     stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
@@ -109,7 +112,7 @@ def to_peft(
     stored = any(key.endswith(".tinylora_P") for key in tensors)
     with staged_directory(output, force=force, inputs=inputs) as directory:
         config = {**header.config.raw, "save_projection": stored} if header.has_config else None
-        written = write_adapter(directory, tensors, config, header.file.metadata)
+        written = write_adapter(directory, tensors, config, header.file.metadata, digests=digests)
         if opened.companions is not None:
             copy_adapter_files(opened.companions, directory)
     return PeftReport(

@@ -147,6 +147,19 @@ def test_an_interrupt_of_the_imports_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.parametrize("place", ["keep_standard_streams", "end_on_signals", "print_lines"])
+def test_an_interrupt_before_anything_begins_or_while_one_is_said_is_quiet(
+    place: str, tinylora: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinylora_tools.ops.inspect.run.inspect", interrupted)
+    monkeypatch.setattr(sys.modules["tinylora_tools.cli.main"], place, interrupted)
+    result = tinylora("inspect", fixture("peft021-13-numbers").adapter)
+    assert (result.code, result.err.strip()) == (130, "")  # click ends the line in which ^C stands
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_wrong_as_json(tinylora: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """On stdout for who reads JSON, and on stderr as it is without; `where` is the path as it was typed."""

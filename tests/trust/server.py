@@ -52,8 +52,11 @@ def warm_up(arguments: list[str]) -> None:
 
 def begin(job: dict[str, Any]) -> int:
     """Start a run; returns its process."""
+    requests = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, requests)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, requests)
         return pid
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -63,6 +66,10 @@ def begin(job: dict[str, Any]) -> int:
     faults.faults_arm(under, calls, ctypes.c_long(job["at"]), job["action"], job["error"], job["seed"])
     if not job["exchange"]:
         rename._renameat2 = lambda *_: False
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, requests)
+    except KeyboardInterrupt:  # before there is a command
+        os._exit(130)
     code = 99
     try:
         main()

@@ -90,10 +90,10 @@ def group() -> None:
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0; 1 for what this program, the system or its limits refuse; 2 for wrong usage;
     130 for an interrupt, 143 and 129 for other requests to end; 141 where the reader of stdout has gone."""
-    keep_standard_streams()
-    end_on_signals()
     as_json = _wants_json(sys.argv[1:])
     try:
+        keep_standard_streams()
+        end_on_signals()
         try:
             with worded_by(OptionWords()), watching_inputs():
                 result = group(prog_name="tinylora", standalone_mode=False)
@@ -117,6 +117,8 @@ def main() -> NoReturn:
                 raise
             print_error(said, as_json=as_json)
             sys.exit(1)
+    except KeyboardInterrupt:  # before anything began, or again, while it is said
+        sys.exit(130)
     except (_ReaderGoneError, BrokenPipeError):
         # The reader has gone (`tinylora inspect ... | head`): so has the need for the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,7 +39,7 @@ _WIDTH = 100
 
 def commands() -> Iterator[tuple[str, click.Context]]:
     """Every command that isn't a group, with a context to ask it for its help in."""
-    root = click.Context(group, info_name="tinylora", terminal_width=_WIDTH)
+    root = click.Context(group, info_name="tinylora", **{**group.context_settings, "max_content_width": _WIDTH})
     for name in (*COMMANDS, *ABOUT):
         yield from _below(name, root)
 
@@ -49,7 +49,7 @@ def _below(name: str, parent: click.Context) -> Iterator[tuple[str, click.Contex
     command = found.get_command(parent, name) if isinstance(found, click.Group) else None
     if command is None:
         raise LookupError(name)
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH, show_default=True)
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH)
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
             yield from _below(inner, context)

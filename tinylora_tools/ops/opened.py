@@ -10,7 +10,9 @@ from ..adapters import soundness
 from ..adapters.load import Adapter
 from ..adapters.source import Source, find_sources
 from ..bases.base import Base, open_base
+from ..errors import MismatchError
 from ..output.staging import check_file, check_output, keep_apart
+from ..wording import argument
 
 #: What a verb takes for an adapter.
 AdapterLike = str | Path | Source | Adapter
@@ -44,7 +46,7 @@ def opened_for(
     OutputError
         If the output may not be written; nothing was computed then.
     MismatchError
-        If an adapter isn't sound.
+        If an adapter isn't sound, or two name different bases and `base` doesn't say which.
     """
     sources = find_sources(adapters)
     at = None if base is None else open_base(base).require_model()
@@ -58,4 +60,16 @@ def opened_for(
     opened = [source.open(at, in_memory=True, **given) for source in sources]
     for adapter in opened:
         soundness.check(adapter)
+    if base is None:
+        _require_one_base(opened)
     return opened, inputs
+
+
+def _require_one_base(opened: Sequence[Adapter]) -> None:
+    """Raise MismatchError where adapters name different bases: their updates are for different weights."""
+    names = dict.fromkeys(name for one in opened if (name := one.config.base_model_name_or_path))
+    if len(names) > 1:
+        raise MismatchError(
+            f"the adapters name different bases: {', '.join(names)}",
+            hint=f"If they are one, say with {argument('base')} which; else convert them one by one.",
+        )

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 @click.option(
     "--for",
     "server",
-    type=click.Choice(["peft", "vllm"]),
+    type=click.Choice(["peft", "vllm", "sglang", "llama.cpp", "mlx"]),
     default="peft",
     show_default=True,
-    help="Who is going to read it; what it can't take is refused.",
+    help="Who is going to read it; what it would refuse, lose or misread is refused. mlx has files of its own.",
 )
 @stream_option
 @device_option
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 def command(
     adapters: tuple[str, ...], find: Callable[[str], Source], scales: tuple[float, ...], out: Output, **given: Any
 ) -> None:
-    """Make a LoRA adapter with the same update, exactly, which PEFT, vLLM, SGLang and llama.cpp load.
+    """Make a LoRA adapter with the same update, exactly, for PEFT, vLLM, SGLang, llama.cpp's converter or mlx-lm.
 
     Several adapters become one whose rank is the sum of theirs. ADAPTER is PEFT's, a packed one (whose base has to be
     at hand), or one of six other projects.
@@ -81,4 +81,5 @@ def command(
 def _render(report: LoraReport) -> Iterator[Block]:
     ranks = f"rank {report.rank}" if not report.ranks else f"ranks up to {report.rank}"
     line = f"{plural(report.modules, 'module')}, {ranks}, {report.dtype}"
-    yield from written(report.output, report.bytes_written, report.seconds, line)
+    serve = [f"{'load' if report.server == 'peft' else 'serve'} it: {command}" for command in report.serve]
+    yield from written(report.output, report.bytes_written, report.seconds, line, *serve)

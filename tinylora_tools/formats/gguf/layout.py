@@ -42,13 +42,10 @@ class Layout:
         `general.architecture`.
     moved : Mapping[str, Order]
         Weights whose rows are in another order, by their name within a layer.
-    always_tied : bool
-        Whether the head is read from the embedding whatever the configuration says.
     """
 
     architecture: str
     moved: Mapping[str, Order] = field(default_factory=dict)
-    always_tied: bool = False
 
     def order(self, name: str, config: Mapping[str, Any], rows: int) -> NDArray[np.intp] | None:
         """Where each row of a weight comes from, (rows,); None where they stay.
@@ -135,13 +132,13 @@ _ROTATED: Mapping[str, Order] = {"attn_q": _queries, "attn_k": _keys}
 #: Classes of transformers to what llama.cpp makes of them.
 LAYOUTS: Mapping[str, Layout] = {
     "BloomForCausalLM": Layout("bloom", {"attn_qkv": _by_kind}),
-    "CohereForCausalLM": Layout("command-r", always_tied=True),
+    "CohereForCausalLM": Layout("command-r"),
     "FalconForCausalLM": Layout("falcon", {"attn_qkv": _by_kind_in_groups}),
     "GPT2LMHeadModel": Layout("gpt2"),
     "GPTNeoXForCausalLM": Layout("gptneox", {"attn_qkv": _by_kind}),
-    "Gemma2ForCausalLM": Layout("gemma2", always_tied=True),
+    "Gemma2ForCausalLM": Layout("gemma2"),
     "Gemma3ForCausalLM": Layout("gemma3"),
-    "GemmaForCausalLM": Layout("gemma", always_tied=True),
+    "GemmaForCausalLM": Layout("gemma"),
     "GraniteForCausalLM": Layout("granite", _ROTATED),
     "LlamaForCausalLM": Layout("llama", _ROTATED),
     "MistralForCausalLM": Layout("llama", _ROTATED),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ...adapters.load import Adapter
 from ...bases.tensor_names import BaseNames
-from ...errors import TinyLoraError, UnsupportedError
+from ...errors import TinyLoraError
 from ...formats.checkpoint import is_checkpoint
 from ...formats.tensors import same_values
-from ...wording import argument, call
+from ...wording import call
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +70,3 @@ def _is_base_s(adapter: Adapter, parameter: str, names: BaseNames | None) -> boo
 def merge_instead(path: Path) -> str:
     """The way that always works."""
     return f"Merge the adapter into its base with `{call('merge', path, 'MERGED')}`, and serve that."
-
-
-def refuse_whole(brought: Brought, engine: str, path: Path) -> None:
-    """Raise UnsupportedError where the adapter brings whole what an engine doesn't take from an adapter."""
-    if brought.other:
-        others = len(brought.other) - 1
-        raise UnsupportedError(
-            f"the adapter brings {brought.other[0]}" + (f" and {others} more" if others else "") + f", and {engine} "
-            "takes neither biases nor modules_to_save in a LoRA adapter",
-            where=path,
-            hint=merge_instead(path),
-        )
-    if brought.unknown:
-        raise UnsupportedError(
-            f"the adapter brings {brought.unknown[0]}, and whether that is the base's own, so that it can be left out "
-            f"for {engine}, isn't known without the base's weights",
-            where=path,
-            hint=f"Name the base's directory, with its weights, with {argument('base', ...)}. "
-            f"Or: {merge_instead(path)}",
-        )

@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...adapters import soundness
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.updates import vocabularies
 from ...bases.base import Base
 from ...checks import dtype_named, one_of
-from ...errors import MismatchError, UnsupportedError
 from ...formats.peft.adapter import WEIGHTS_NAMES
 from ...formats.peft.config import CONFIG_NAME
 from ...formats.peft.release import Seeding
 from ...formats.safetensors_writer import write_file
+from ...formats.serving import mlx_adapter
+from ...formats.serving.engines import ENGINES, EngineName, commands
 from ...inputs import watches_inputs
 from ...output.staging import staged_directory
 from ...progress import Progress
 from ...sources.locate import expanded
-from ...wording import argument, call
 from ..opened import AdapterLike, opened_for
 from ..scales import one_each
-from .lora_plan import plan_lora
+from .engine_limits import losses, require_fit
+from .export import Export
+from .lora_plan import LoraPlan, plan_lora
 
-Server = Literal["peft", "vllm"]
+Server = Literal["peft"] | EngineName
 
 #: What the experts' projections are called, which PEFT looks for in a LoRA adapter of a model that holds them fused
 #: (`_convert_peft_config_moe` of peft/utils/transformers_weight_conversion.py in PEFT 0.21.2).
@@ -41,7 +46,8 @@ _OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class LoraReport:
-    """All that `tinylora convert lora` says; `ranks` has the modules whose rank isn't `rank`."""
+    """All that `tinylora convert lora` says; `ranks` has the modules whose rank isn't `rank`, `serve` what is typed
+    next."""
 
     output: str
     to: str
@@ -52,6 +58,8 @@ class LoraReport:
     tensors: int
     bytes_written: int
     seconds: float
+    server: Server
+    serve: list[str]
     warnings: list[str]
 
 
@@ -91,8 +99,9 @@ def to_lora(
         Of the factors.
     rank_pattern : bool
         Let ranks differ between modules, instead of padding them with zeros to one.
-    server : "peft" or "vllm"
-        Who is going to read it; what it can't take is refused.
+    server : "peft", "vllm", "sglang", "llama.cpp" or "mlx"
+        Who is going to read it; what it would refuse, lose or misread is refused. For "mlx" the files are mlx-lm's,
+        else PEFT's. For "peft" there is a warning of whatever one of the others would lose.
     stream, module_order, first_adapter, seeding
         As `load_adapter`.
     device, threads
@@ -111,7 +120,7 @@ def to_lora(
     """
     started = time.perf_counter()
     dtype = dtype_named("dtype", dtype)
-    one_of("server", server, ("peft", "vllm"))
+    one_of("server", server, ("peft", *ENGINES))
     one_of("release", release, (None, "4", "5"))
     output = expanded(output)
     loaded, inputs = opened_for(
@@ -128,12 +137,16 @@ def to_lora(
         progress=progress,
     )
     scales = one_each(scale, len(loaded))
-    if base is None:
-        _require_one_base(loaded)
-    plan = plan_lora(loaded, scales, dtype, rank_pattern, release)
-    _check_server(loaded, plan.ranks, server)
+    export = Export.of(loaded, padded=not rank_pattern)
+    fit = [*losses(export), *_dropped_by_peft(loaded)] if server == "peft" else require_fit(server, export)
+    plan = plan_lora(loaded, scales, dtype, rank_pattern, release, own=export.brought.own)
+    if server != "peft":
+        plan = _without_the_absent(plan)
+    if server == "mlx":
+        plan = _as_mlx(plan, export.class_name)
     with staged_directory(output, force=force, inputs=inputs) as directory:
-        written = write_file(directory / WEIGHTS_NAMES[0], plan.tensors, {"format": "pt"})
+        weights = mlx_adapter.WEIGHTS_NAME if server == "mlx" else WEIGHTS_NAMES[0]
+        written = write_file(directory / weights, plan.tensors, {"format": "mlx" if server == "mlx" else "pt"})
         (directory / CONFIG_NAME).write_text(json.dumps(plan.config, indent=2, sort_keys=True), "utf-8")
     return LoraReport(
         output=str(output),
@@ -145,22 +158,36 @@ def to_lora(
         tensors=len(plan.tensors),
         bytes_written=written,
         seconds=time.perf_counter() - started,
-        warnings=[
-            *soundness.notes_of(loaded),
-            *_resized(loaded),
-            *_dropped_by_peft(loaded, server),
-        ],
+        server=server,
+        serve=commands(server, output, _base_for(base, export), plan.rank),
+        warnings=[*soundness.notes_of(loaded), *_resized(loaded), *fit],
     )
 
 
-def _require_one_base(loaded: Sequence[Adapter]) -> None:
-    """Raise MismatchError where adapters name different bases: their updates are for different weights."""
-    names = dict.fromkeys(name for one in loaded if (name := one.config.base_model_name_or_path))
-    if len(names) > 1:
-        raise MismatchError(
-            f"the adapters name different bases: {', '.join(names)}",
-            hint=f"If they are one, say with {argument('base')} which; else convert them one by one.",
-        )
+def _base_for(base: str | Path | Base | None, export: Export) -> str:
+    """What a program is told for the base."""
+    return str(base.path if isinstance(base, Base) else base or export.base_name or "BASE")
+
+
+def _without_the_absent(plan: LoraPlan) -> LoraPlan:
+    """The configuration without biases and modules_to_save that aren't among the tensors, which servers refuse."""
+    whole = [key for key in plan.tensors if "lora_" not in key]
+    saved = [name for name in plan.config["modules_to_save"] or [] if any(f".{name}." in f".{key}" for key in whole)]
+    bias = plan.config["bias"] if any(key.endswith(".bias") for key in whole) else "none"
+    return replace(plan, config={**plan.config, "modules_to_save": saved or None, "bias": bias})
+
+
+def _as_mlx(plan: LoraPlan, class_name: str) -> LoraPlan:
+    """The same in mlx-lm's form: PEFT's factors are the other way round, but for an embedding's."""
+    tensors: dict[str, NDArray[Any]] = {}
+    names = []
+    for module, factors in plan.factors.items():
+        name = mlx_adapter.name_in_mlx(class_name, module) or module
+        parts = (factors.left, factors.right) if factors.kind == "Embedding" else (factors.right.T, factors.left.T)
+        tensors |= dict(zip(mlx_adapter.keys(name), map(np.ascontiguousarray, parts), strict=True))
+        names.append(name)
+    ordered = dict(sorted(tensors.items()))
+    return replace(plan, tensors=ordered, config=mlx_adapter.config_json(plan.rank, names))
 
 
 def _resized(loaded: Sequence[Adapter]) -> list[str]:
@@ -177,13 +204,13 @@ def _resized(loaded: Sequence[Adapter]) -> list[str]:
     return list(found.values())
 
 
-def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:
+def _dropped_by_peft(loaded: Sequence[Adapter]) -> list[str]:
     """A warning where PEFT takes the LoRA of dense layers for the experts', which transformers 5 fuses: in nearly all
     families that it fuses them in."""
     known = next((one.architecture for one in loaded if one.architecture), None)
     modules = dict.fromkeys(module for one in loaded for module in one.modules)
     dense = [m for m in modules if m.endswith(_OF_EXPERTS) and ".experts." not in m]
-    if server != "peft" or known is None or not known.fuses_experts or not dense:
+    if known is None or not known.fuses_experts or not dense:
         return []
     return [
         f"PEFT under transformers 5 takes {', '.join(_OF_EXPERTS)} of a {known.model_type} for its experts' and drops "
@@ -191,21 +218,3 @@ def _dropped_by_peft(loaded: Sequence[Adapter], server: Server) -> list[str]:
         + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
         + ": to use the adapter there, merge it"
     ]
-
-
-def _check_server(loaded: Sequence[Adapter], differing: Mapping[str, int], server: Server) -> None:
-    if server != "vllm":
-        return
-    whole = [name for one in loaded for name in one.header.replaced]
-    if whole:
-        raise UnsupportedError(
-            f"the adapter brings {whole[0]}" + (f" and {len(whole) - 1} more" if len(whole) > 1 else "") + ", and vLLM "
-            "takes neither biases nor modules_to_save in a LoRA adapter",
-            where=loaded[0].path,
-            hint=f"Merge the adapter into its base with `{call('merge', loaded[0].path, 'MERGED')}`, and serve that.",
-        )
-    if differing:
-        raise UnsupportedError(
-            "vLLM knows no rank_pattern",
-            hint=f"Leave {argument('rank_pattern')} out: ranks are padded with zeros.",
-        )

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ...adapters.load import Adapter
 from ...errors import MismatchError
 from ...formats.lora_adapter import config_json, factor_keys
-from ...formats.peft.config import ALL_LINEAR
 from ...formats.peft.keys import base_key
 from ...formats.tensors import DTYPE_BITS, dtype_name
 from .lora_factors import Factors, summed
@@ -20,8 +19,9 @@ from .lora_factors import Factors, summed
 
 @dataclass(frozen=True, slots=True)
 class LoraPlan:
-    """The LoRA adapter's tensors, in the file's order, and its configuration."""
+    """The LoRA adapter's factors, as tensors in the file's order, and its configuration."""
 
+    factors: Mapping[str, Factors]
     tensors: Mapping[str, NDArray[Any]]
     config: Mapping[str, Any]
     modules: int
@@ -30,25 +30,35 @@ class LoraPlan:
 
 
 def plan_lora(
-    loaded: Sequence[Adapter], scales: Sequence[float], dtype: str, rank_pattern: bool, release: str | None
+    loaded: Sequence[Adapter],
+    scales: Sequence[float],
+    dtype: str,
+    rank_pattern: bool,
+    release: str | None,
+    own: Sequence[str] = (),
 ) -> LoraPlan:
-    """Sum the adapters' updates as one LoRA adapter; arguments and errors as `to_lora`'s."""
+    """Sum the adapters' updates as one LoRA adapter; arguments and errors as `to_lora`'s. `own` names what the adapters
+    bring whole and the base has already."""
     update = summed(loaded, scales, dtype, release, padded=not rank_pattern)
     differing = {module: r for module, r in update.ranks.items() if r != update.rank} if rank_pattern else {}
     tensors: dict[str, NDArray[Any]] = {}
     for module, factors in update.factors.items():
         tensors |= _tensors(module, factors)
-    tensors |= _whole_tensors(loaded, update.factors)
-    targets = _targets(loaded, update.factors)
+    tensors |= _whole_tensors(loaded, update.factors, own)
+    wanted = loaded[0].config.target_modules if len(loaded) == 1 else None
+    by_names = isinstance(wanted, tuple) and bool(
+        wanted
+    )  # else by the modules' full names: no server takes expressions
+    targets = list(wanted or ()) if by_names else sorted(update.factors)
     config = config_json(
-        _one_config(loaded, by_names=len(loaded) == 1 and not isinstance(targets, str)),
+        _one_config(loaded, by_names=by_names),
         rank=update.rank,
         ranks=differing,
         targets=targets,
         transposed=any(one.kind == "Conv1D" for one in update.factors.values()),
     )
     ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_BITS[dtype_name(item[1].dtype)], item[0])))
-    return LoraPlan(ordered, config, len(update.factors), update.rank, differing)
+    return LoraPlan(update.factors, ordered, config, len(update.factors), update.rank, differing)
 
 
 def _tensors(module: str, factors: Factors) -> dict[str, NDArray[Any]]:
@@ -59,11 +69,15 @@ def _tensors(module: str, factors: Factors) -> dict[str, NDArray[Any]]:
     return dict(zip(factor_keys(module, embedding=embedding), values, strict=True))
 
 
-def _whole_tensors(loaded: Sequence[Adapter], targeted: Mapping[str, object]) -> dict[str, NDArray[Any]]:
+def _whole_tensors(
+    loaded: Sequence[Adapter], targeted: Mapping[str, object], own: Sequence[str]
+) -> dict[str, NDArray[Any]]:
     """Biases, modules_to_save and embeddings that the adapters bring whole, under the keys that LoRA has for them."""
     found: dict[str, NDArray[Any]] = {}
     for one in loaded:
         for parameter, replacement in one.header.replaced.items():
+            if parameter in own:
+                continue
             owner, _, last = parameter.rpartition(".")
             key = base_key(owner, last, wrapped=owner in targeted)
             values = one.header.file.read(replacement.tensor.name)
@@ -79,8 +93,7 @@ def _whole_tensors(loaded: Sequence[Adapter], targeted: Mapping[str, object]) ->
 
 def _one_config(loaded: Sequence[Adapter], *, by_names: bool) -> dict[str, Any]:
     """The configuration that the result inherits: the first adapter's, with the others' modules_to_save and biases.
-    Layers are for targets by the names that the adapter has: TinyLoRA passes over them for an expression, PEFT's LoRA
-    refuses it."""
+    Layers are for targets by the names that the adapter has: TinyLoRA passes over them for an expression."""
     configs = [dict(one.config.raw) for one in loaded if one.header.has_config]
     if not configs:
         return {}
@@ -92,11 +105,3 @@ def _one_config(loaded: Sequence[Adapter], *, by_names: bool) -> dict[str, Any]:
         biases = [b for b in ("all", "tinylora_only") if any(c.get("bias") == b for c in configs)]
         merged |= {"modules_to_save": sorted(saved) or None, "bias": biases[0] if biases else "none"}
     return merged
-
-
-def _targets(loaded: Sequence[Adapter], modules: Mapping[str, object]) -> str | list[str]:
-    """target_modules: what the one adapter's configuration says, or else the modules' full names."""
-    wanted = loaded[0].config.target_modules if len(loaded) == 1 else None
-    if isinstance(wanted, tuple) and wanted:
-        return list(wanted)
-    return wanted if isinstance(wanted, str) and wanted != ALL_LINEAR else sorted(modules)

@@ -1,10 +1,11 @@
-"""What is written, in the programs that serve it: llama.cpp's logits of base, LoRA and merge are PEFT's.
+"""What is written, in the programs that serve it: llama.cpp's and mlx-lm's logits of base, LoRA and merge are PEFT's.
 
-Run by .ci/serve, which builds llama-cpp-python and says in LLAMA_CPP where llama.cpp's source is.
+Run by .ci/serve, which installs mlx-lm, builds llama-cpp-python and says in LLAMA_CPP where llama.cpp's source is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,68 @@ def test_llama_cpp_gives_peft_s_logits(name: str, tmp_path: Path) -> None:
     assert np.abs(found - expected).max() < 1e-4 + 4 * noise
     merged = Model(to_model_gguf(llama_cpp, tmp_path / "merged", tmp_path / "merged.gguf"))
     assert np.abs(merged.logits(TOKENS) - expected).max() < 1e-4 + 4 * noise
+
+
+#: mlx-lm takes for granted that one layer in six of a Gemma 3 looks at everything.
+FOR_MLX: dict[str, dict[str, Any]] = {"gemma3": {"num_hidden_layers": 6, "sliding_window_pattern": 6}}
+#: It hasn't Bloom and Falcon, its OLMo is another project's, and GPT-2 and GPT-NeoX have other names there.
+NOT_IN_MLX = ("Bloom", "Falcon", "GPT2", "GPTNeoX", "OlmoFor")
+IN_MLX = [name for name in SERVED if not SERVED[name].class_name.startswith(NOT_IN_MLX)]
+
+
+def with_entries_of_old(directory: Path) -> Path:
+    """A model's directory with the entries of config.json that transformers 4 wrote and mlx-lm reads."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.get("rope_parameters") or {}
+    rope = next(iter(rope.values())) if all(isinstance(one, dict) for one in rope.values()) and rope else rope
+    old = {
+        "rope_theta": rope.get("rope_theta"),
+        "partial_rotary_factor": rope.get("partial_rotary_factor"),
+        "num_experts": config.get("num_local_experts"),
+        "head_dim": config["hidden_size"] // config["num_attention_heads"],
+    }
+    path.write_text(json.dumps({key: value for key, value in old.items() if value is not None} | config))
+    return directory
+
+
+@pytest.mark.parametrize("name", IN_MLX)
+def test_mlx_lm_gives_peft_s_logits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the LoRA, of several adapters as of one, and with the merge."""
+    import mlx.core as mx
+    from mlx_lm.tuner.utils import load_adapters
+    from mlx_lm.utils import load_model
+
+    import tinylora_tools as tl
+
+    def logits(model: Path, lora: Path | None = None) -> np.ndarray[Any, Any]:
+        loaded, _ = load_model(with_entries_of_old(model))
+        if lora is not None:
+            load_adapters(loaded, str(lora))
+        return np.array(loaded(mx.array([TOKENS]))[0].astype(mx.float32)).astype(np.float64)
+
+    case = SERVED[name]
+    monkeypatch.setitem(SERVED, name, case._replace(settings=case.settings | FOR_MLX.get(name, {})))
+    base = tmp_path / "base"
+    checkpoint(name, base)
+    plain = logits_of(base, name)
+    noise = np.abs(logits(base) - plain).max()
+    assert noise < 2e-3 * np.abs(plain).max()
+    paths = [peft_adapter(name, base, tmp_path / f"adapter{seed}", seed) for seed in (1, 2)]
+    tl.to_lora(paths[0], tmp_path / "lora", base=base, server="mlx")
+    wanted = logits_of(base, name, paths[0])
+    error = np.abs(logits(base, tmp_path / "lora") - wanted).max()
+    print(f"{name}: changes {np.abs(wanted - plain).max():.2f}, base's noise {noise:.1e}, LoRA's error {error:.1e}")
+    assert np.abs(wanted - plain).max() > 0.1
+    assert error < 2e-5 + 4 * noise
+    tl.merge(paths, tmp_path / "merged", base=base, scale=[0.5, -0.75])
+    tl.to_lora(paths, tmp_path / "both", base=base, scale=[0.5, -0.75], server="mlx")
+    expected = logits_of(base, name, merged=tmp_path / "merged")
+    assert np.abs(logits(tmp_path / "merged") - expected).max() < 2e-5 + 4 * noise
+    assert np.abs(logits(base, tmp_path / "both") - expected).max() < 2e-5 + 4 * noise
+
+
+def test_mlx_lm_s_form_is_written_for_no_other_class() -> None:
+    from tinylora_tools.formats.serving.mlx_adapter import CLASSES
+
+    assert {SERVED[name].class_name for name in IN_MLX} == CLASSES

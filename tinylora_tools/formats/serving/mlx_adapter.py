@@ -8,44 +8,33 @@ key                  shape      what
 ===================  =========  ==========================================
 
 The update is scale * lora_a @ lora_b, added to what a Linear gives for x or an Embedding looks up. `keys` names the
-layers; the names are the checkpoint's for most classes.
+layers.
 
 Source: tuner/lora.py and tuner/utils.py of mlx-lm 0.32.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 WEIGHTS_NAME = "adapters.safetensors"
 
-#: Classes whose LoRA gives PEFT's logits in mlx-lm, and what it calls the start of a module's name.
-_STARTS: Mapping[str, tuple[str, str]] = dict.fromkeys(
-    (
-        "CohereForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM",
-        "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM",
-        "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM",
-        "SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM",
-    ),
-    ("", ""),
-) | {"GPT2LMHeadModel": ("transformer.", "model."), "GPTNeoXForCausalLM": ("gpt_neox.", "model.")}  # fmt: skip
+#: Classes whose LoRA gives PEFT's logits in mlx-lm; their modules are called there as in transformers.
+CLASSES = frozenset({
+    "CohereForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM",
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM",
+    "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM",
+    "SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM",
+})  # fmt: skip
 
 
-def name_in_mlx(class_name: str, module: str) -> str | None:
-    """mlx-lm's name for a module of transformers; None for a class that wasn't compared."""
-    start = _STARTS.get(class_name)
-    return (
-        None if start is None else start[1] + module.removeprefix(start[0]) if module.startswith(start[0]) else module
-    )
-
-
-def keys(name: str) -> tuple[str, str]:
+def factor_keys(module: str) -> tuple[str, str]:
     """The keys of a layer's two factors."""
-    return f"{name}.lora_a", f"{name}.lora_b"
+    return f"{module}.lora_a", f"{module}.lora_b"
 
 
-def config_json(rank: int, names: Sequence[str]) -> dict[str, Any]:
+def config_json(rank: int, modules: Sequence[str]) -> dict[str, Any]:
     """adapter_config.json of a LoRA adapter whose update is lora_a @ lora_b; `keys` alone says which layers have it."""
-    parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": sorted(names)}
+    parameters = {"rank": rank, "scale": 1.0, "dropout": 0.0, "keys": sorted(modules)}
     return {"fine_tune_type": "lora", "num_layers": 0, "lora_parameters": parameters}

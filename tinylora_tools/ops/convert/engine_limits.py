@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from ...formats.serving.engines import Engine, EngineName, engines
-from ...formats.serving.mlx_adapter import name_in_mlx
+from ...formats.serving.mlx_adapter import CLASSES
 from .export import Export, Limit, refuse
 from .llama_cpp import layout_of, llama_cpp_limits
 
@@ -126,11 +126,16 @@ def _halves(title: str, export: Export) -> Iterator[Limit]:
 
 def _mlx(engine: Engine, export: Export) -> Iterator[Limit]:
     title = engine.title
-    if (reason := _no_mlx_name(engine, export)) is not None:
-        yield Limit(reason, "refused", export.merge)
+    if export.class_name not in CLASSES:
+        named = export.class_name or "a class without a name"
+        what = f"{named} isn't among the classes whose LoRA was compared with {title}'s"
+        yield Limit(what, "refused", export.merge)
         return
     for module, kind in export.kinds.items():
-        if kind == "Embedding" and (export.tied(module) or engine.models[export.model_type]["tied"]):
+        if _OF_EXPERTS in f".{module}.":
+            what = f"{module}: {title} holds the experts of a layer in one, and one expert has no LoRA there"
+            yield Limit(what, "refused", export.merge)
+        elif kind == "Embedding" and (export.tied(module) or engine.models[export.model_type]["tied"]):
             what = f"{module}: its head reads the same weight, or may, and {title} adds an embedding's LoRA to both"
             yield Limit(what, "refused", export.merge)
         elif not _LAYER.search(module) and kind != "Embedding" and export.tied(module):
@@ -138,16 +143,6 @@ def _mlx(engine: Engine, export: Export) -> Iterator[Limit]:
             yield Limit(what, "refused", export.merge)
     yield from export.whole(title, "refused")
     yield from export.several_ranks(title, "refused")
-
-
-def _no_mlx_name(engine: Engine, export: Export) -> str | None:
-    for module in export.kinds:
-        if _OF_EXPERTS in f".{module}.":
-            return f"{module}: {engine.title} holds the experts of a layer in one, and one expert has no LoRA there"
-        if name_in_mlx(export.class_name, module) is None:
-            named = export.class_name or "a class without a name"
-            return f"{named} isn't among the classes whose LoRA was compared with {engine.title}'s"
-    return None
 
 
 def _unknown(engine: Engine, export: Export) -> Limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from ...errors import UndeterminedError, UnsupportedError
 from ...formats.gguf.layout import APPLIED, EMBEDDING, HEAD, LAYOUTS, Layout, number, why_not
@@ -43,13 +44,18 @@ def names_of(layout: Layout, export: Export) -> Callable[[str], str]:
     return lambda module: find(module) or ""
 
 
-def gguf_limits(layout: Layout, export: Export, name_of: Callable[[str], str]) -> Iterator[Limit]:
-    """What llama.cpp itself doesn't take."""
+def gguf_limits(
+    layout: Layout,
+    export: Export,
+    name_of: Callable[[str], str],
+    whole: Literal["refused", "lost"] = "refused",
+) -> Iterator[Limit]:
+    """What llama.cpp itself doesn't take; `whole` says what would become of what comes along whole."""
     for module in export.kinds:
         if (found := _refused(module, name_of(module), layout, export)) is not None:
             reason, lost = found
             yield Limit(f"{module}: {reason}", "lost" if lost else "refused", merge_for_llama_cpp(export))
-    yield from export.whole("llama.cpp", "refused")
+    yield from export.whole("llama.cpp", whole)
 
 
 def llama_cpp_limits(engine: Engine, export: Export) -> Iterator[Limit]:
@@ -62,9 +68,15 @@ def llama_cpp_limits(engine: Engine, export: Export) -> Iterator[Limit]:
         what = f"{engine.title}'s convert_lora_to_gguf.py transposes what a LoRA of {_TRANSPOSED} has in order"
         yield Limit(what, "lost", f"Write GGUF with `{call('to_gguf', export.path, 'ADAPTER.gguf')}`.")
     yield from export.several_ranks(engine.title, "lost")
-    for limit in gguf_limits(layout, export, _names_without_the_package(layout, export)):
-        norm = limit.what.startswith("the adapter brings") and any("norm" in name for name in export.brought.other)
-        yield Limit(limit.what, "lost", limit.hint) if norm else limit
+    lost = any(_passed_over(name, export) for name in export.brought.other)
+    name_of = _names_without_the_package(layout, export)
+    yield from gguf_limits(layout, export, name_of, "lost" if lost else "refused")
+
+
+def _passed_over(parameter: str, export: Export) -> bool:
+    """Whether the converter goes on without what comes along whole: norms, and adapted layers' own weights."""
+    owner, _, last = parameter.rpartition(".")
+    return "norm" in parameter or (owner in export.kinds and last == "weight")
 
 
 def _names_without_the_package(layout: Layout, export: Export) -> Callable[[str], str]:

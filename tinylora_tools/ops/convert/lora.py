@@ -143,7 +143,7 @@ def to_lora(
     if server != "peft":
         plan = _without_the_absent(plan)
     if server == "mlx":
-        plan = _as_mlx(plan, export.class_name)
+        plan = _as_mlx(plan)
     with staged_directory(output, force=force, inputs=inputs) as directory:
         weights = mlx_adapter.WEIGHTS_NAME if server == "mlx" else WEIGHTS_NAMES[0]
         written = write_file(directory / weights, plan.tensors, {"format": "mlx" if server == "mlx" else "pt"})
@@ -177,17 +177,14 @@ def _without_the_absent(plan: LoraPlan) -> LoraPlan:
     return replace(plan, config={**plan.config, "modules_to_save": saved or None, "bias": bias})
 
 
-def _as_mlx(plan: LoraPlan, class_name: str) -> LoraPlan:
+def _as_mlx(plan: LoraPlan) -> LoraPlan:
     """The same in mlx-lm's form: PEFT's factors are the other way round, but for an embedding's."""
     tensors: dict[str, NDArray[Any]] = {}
-    names = []
     for module, factors in plan.factors.items():
-        name = mlx_adapter.name_in_mlx(class_name, module) or module
         parts = (factors.left, factors.right) if factors.kind == "Embedding" else (factors.right.T, factors.left.T)
-        tensors |= dict(zip(mlx_adapter.keys(name), map(np.ascontiguousarray, parts), strict=True))
-        names.append(name)
-    ordered = dict(sorted(tensors.items()))
-    return replace(plan, tensors=ordered, config=mlx_adapter.config_json(plan.rank, names))
+        tensors |= dict(zip(mlx_adapter.factor_keys(module), map(np.ascontiguousarray, parts), strict=True))
+    config = mlx_adapter.config_json(plan.rank, list(plan.factors))
+    return replace(plan, tensors=dict(sorted(tensors.items())), config=config)
 
 
 def _resized(loaded: Sequence[Adapter]) -> list[str]:

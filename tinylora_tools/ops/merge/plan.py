@@ -7,12 +7,14 @@ offsets and header bytes wherever dtypes, shapes and ties stay as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ...adapters.load import Adapter
 from ...bases.base import Base
 from ...bases.tensor_names import BaseNames, TiedGroup
 from ...errors import MismatchError, UnsupportedError
 from ...formats.checkpoint import Checkpoint
+from ...formats.serving.engines import always_tied
 from ...wording import argument
 from .gather import gather, same
 from .head import with_head
@@ -74,7 +76,13 @@ def plan_merge(
         index=index_of(checkpoint, files),
         config=config,
         tied=settled.tied,
-        warnings=(*_unscaled(adapters, scales), *checkpoint.notes, *names.notes, *fitted.notes),
+        warnings=(
+            *_unscaled(adapters, scales),
+            *checkpoint.notes,
+            *names.notes,
+            *fitted.notes,
+            *(_served_as_tied({**(base.config or {}), **config}) if settled.tied == "untied" else ()),
+        ),
         head=fitted.head,
         doubt=fitted.doubt,
     )
@@ -88,6 +96,24 @@ def _unscaled(adapters: Sequence[Adapter], scales: Sequence[float]) -> list[str]
         for adapter, scale in zip(adapters, scales, strict=True)
         if adapter.header.replaced and scale != 1.0
     ]
+
+
+def _served_as_tied(config: Mapping[str, Any]) -> list[str]:
+    """A warning of programs that know no head apart from the embedding for a class."""
+    classes = config.get("architectures")
+    name = str(classes[0]) if isinstance(classes, list) and classes else ""
+    tied, apart = always_tied(name, str(config.get("model_type") or ""))
+    if not tied:
+        return []
+    return [
+        f"the merged model has a head apart from its embedding, and for {name} {_and(tied)} know none: they serve it "
+        f"as tied, which is another model, or don't load it. Serve it with {_and(['transformers', *apart])}; for the "
+        "others train adapters without embed_tokens and lm_head"
+    ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _settle(names: BaseNames, changes: Mapping[str, Change], *, share: bool) -> Settled:

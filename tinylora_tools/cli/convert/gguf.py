@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import (
-    SOURCE,
-    base_option,
-    device_option,
-    force_option,
-    output_option,
-    output_options,
-    release_option,
-    scale_option,
-    several,
-    stream_option,
-    threads_option,
-)
+from ..options import several
 from ..output import Output
 from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
 from ..shell.command import Command
-from .sources import source_options
+from .sources import sum_options
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -33,24 +21,17 @@ if TYPE_CHECKING:
 
 
 @click.command("gguf", cls=Command)
-@click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
-@output_option("FILE.gguf", "File to make.")
-@base_option
-@source_options
-@release_option
-@scale_option
-@click.option(
-    "--outtype",
-    type=click.Choice(["auto", "f32", "f16", "bf16"]),
-    default="f32",
-    show_default=True,
-    help="Type of the factors; auto is what config.json says of the base's weights.",
+@sum_options(
+    "FILE.gguf",
+    "File to make.",
+    click.option(
+        "--outtype",
+        type=click.Choice(["auto", "f32", "f16", "bf16"]),
+        default="f32",
+        show_default=True,
+        help="Type of the factors; auto is what config.json says of the base's weights.",
+    ),
 )
-@stream_option
-@device_option
-@threads_option
-@force_option
-@output_options
 def command(
     adapters: tuple[str, ...], find: Callable[[str], Source], scales: tuple[float, ...], out: Output, **given: Any
 ) -> None:

@@ -7,26 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import (
-    SOURCE,
-    Dtype,
-    base_option,
-    device_option,
-    force_option,
-    output_option,
-    output_options,
-    release_option,
-    scale_option,
-    several,
-    stream_option,
-    threads_option,
-)
+from ..options import Dtype, several
 from ..output import Output
 from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
 from ..shell.command import Command
-from .sources import source_options
+from .sources import sum_options
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -34,27 +21,20 @@ if TYPE_CHECKING:
 
 
 @click.command("lora", cls=Command)
-@click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
-@output_option("OUT", "Directory to make.")
-@base_option
-@source_options
-@release_option
-@scale_option
-@click.option("--dtype", type=Dtype(), default="float32", show_default=True, help="Of the factors.")
-@click.option("--rank-pattern", is_flag=True, help="Let ranks differ, instead of padding with zeros.")
-@click.option(
-    "--for",
-    "server",
-    type=click.Choice(["peft", "vllm", "sglang", "llama.cpp", "mlx"]),
-    default="peft",
-    show_default=True,
-    help="Who is going to read it; what it would refuse, lose or misread is refused. mlx has files of its own.",
+@sum_options(
+    "OUT",
+    "Directory to make.",
+    click.option("--dtype", type=Dtype(), default="float32", show_default=True, help="Of the factors."),
+    click.option("--rank-pattern", is_flag=True, help="Let ranks differ, instead of padding with zeros."),
+    click.option(
+        "--for",
+        "server",
+        type=click.Choice(["peft", "vllm", "sglang", "llama.cpp", "mlx"]),
+        default="peft",
+        show_default=True,
+        help="Who is going to read it; what it would refuse, lose or misread is refused. mlx has files of its own.",
+    ),
 )
-@stream_option
-@device_option
-@threads_option
-@force_option
-@output_options
 def command(
     adapters: tuple[str, ...], find: Callable[[str], Source], scales: tuple[float, ...], out: Output, **given: Any
 ) -> None:

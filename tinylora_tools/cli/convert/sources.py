@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import SOURCE, Setting, all_of, numbering_options
+from ..options import (
+    SOURCE,
+    Decorator,
+    Setting,
+    all_of,
+    base_option,
+    device_option,
+    force_option,
+    numbering_options,
+    output_option,
+    output_options,
+    release_option,
+    scale_option,
+    stream_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -66,3 +81,21 @@ def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "pairs.",
         ),
     )(run)
+
+
+def sum_options(metavar: str, about: str, *own: Decorator) -> Decorator:
+    """Of a command that writes the sum of several adapters as one: `own` are its options besides."""
+    return all_of(
+        click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER..."),
+        output_option(metavar, about),
+        base_option,
+        source_options,
+        release_option,
+        scale_option,
+        *own,
+        stream_option,
+        device_option,
+        threads_option,
+        force_option,
+        output_options,
+    )

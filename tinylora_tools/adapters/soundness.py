@@ -229,7 +229,9 @@ def _taken_for_plain(adapter: Adapter) -> list[str]:
     if adapter.architecture is not None or not adapter.modules:
         return []
     config = adapter.base.config if adapter.base else None
+    number = len(adapter.modules)
+    taken = "the module is taken for a layer" if number == 1 else f"the {number} modules are taken for layers"
     return [
-        f"{not_known(config or {})}: the {len(adapter.modules)} modules are taken for layers that the model calls, and "
-        f"whose weights it uses for nothing else, as most models do. {way_out()}"
+        f"{not_known(config or {})}: {taken} that the model calls, and whose weights it uses for nothing else, as most "
+        f"models do. {way_out()}"
     ]

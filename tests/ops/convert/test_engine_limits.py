@@ -229,7 +229,8 @@ def test_sglang_loses_what_is_outside_of_layers(made: Made, tmp_path: Path) -> N
 def test_without_a_configuration_nothing_is_taken_for_granted(tmp_path: Path, made: Made) -> None:
     adapter, _ = made("llama", {LAYER + "self_attn.o_proj": LINEAR})
     for server in ("vllm", "sglang"):
-        [warning] = to_lora(adapter, tmp_path / server, server=server).warnings  # type: ignore[arg-type]
+        taken, warning = to_lora(adapter, tmp_path / server, server=server).warnings  # type: ignore[arg-type]
+        assert "no config.json tells the architecture: the module is taken for a layer that the model calls" in taken
         assert "no config.json of the base tells its class" in warning
     with pytest.raises(UndeterminedError, match=r"no config\.json"):
         to_lora(adapter, tmp_path / "no", server="llama.cpp")

@@ -159,14 +159,14 @@ def to_lora(
         bytes_written=written,
         seconds=time.perf_counter() - started,
         server=server,
-        serve=commands(server, output, _base_for(base, export), plan.rank),
+        serve=commands(server, output, _base_for(None if base is None else loaded[0].base, export), plan.rank),
         warnings=[*soundness.notes_of(loaded), *_resized(loaded), *fit],
     )
 
 
-def _base_for(base: str | Path | Base | None, export: Export) -> str:
-    """What a program is told for the base."""
-    return str(base.path if isinstance(base, Base) else base or export.base_name or "BASE")
+def _base_for(base: Base | None, export: Export) -> str:
+    """What a program is told for the base: that which was named, a repository by its name, or the adapter's."""
+    return (base.name if base else None) or export.base_name or "BASE"
 
 
 def _without_the_absent(plan: LoraPlan) -> LoraPlan:

@@ -21,6 +21,7 @@ def git_sha1(data: bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     root: Path
     lfs: tuple[str, ...]
+    refusal: tuple[int, dict[str, str]] | None
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -33,7 +34,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> bytes:
         path, headers = self.path.partition("?")[0], {"X-Repo-Commit": COMMIT}
-        files = sorted(self.root.iterdir())
+        if self.refusal is not None:
+            return self._send(self.refusal[0], self.refusal[1], b"{}")
+        files = sorted(file for file in self.root.iterdir() if file.is_file())
         if path.startswith("/api/"):
             tree = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
             siblings = [{"rfilename": file.name} for file in files]
@@ -44,7 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["ETag"] = f'"{git_sha1(data)}"'
             if path.endswith(self.lfs):
                 headers |= {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
-        self.send_response(200)
+        return self._send(200, headers, data)
+
+    def _send(self, status: int, headers: dict[str, str], data: bytes) -> bytes:
+        self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -52,9 +58,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub_of(directory: Path, lfs: tuple[str, ...] = (".safetensors",)) -> Iterator[str]:
-    """The address of such a Hub; `lfs` are the endings of files that it keeps by their sha256."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"root": directory, "lfs": lfs}))
+def hub_of(
+    directory: Path, lfs: tuple[str, ...] = (".safetensors",), refusal: tuple[int, dict[str, str]] | None = None
+) -> Iterator[str]:
+    """The address of such a Hub; `lfs` are the endings of files that it keeps by their sha256, `refusal` a status and
+    headers that it answers everything with."""
+    handler = type("Handler", (_Handler,), {"root": directory, "lfs": lfs, "refusal": refusal})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tinylora_tools.errors import FormatError, TinyLoraError
 from tinylora_tools.sources.locate import base_name, locate, locate_base
@@ -20,10 +20,15 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     """What is asked of the Hub, which answers with a directory."""
     found: list[tuple[Any, ...]] = []
 
-    def snapshot_download(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        repository: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         found.append((repository, revision))
         assert {"*.safetensors", "*.json"} <= set(allow_patterns)
-        assert not {"*.msgpack", "*.h5", "*.gguf", "*"} & set(allow_patterns)
+        assert not {"*.msgpack", "*.h5", "*.gguf", "*", "*.bin"} & set(allow_patterns)
+        assert {"consolidated*", "*.fp16.*"} <= set(ignore_patterns)
+        (tmp_path / "snapshot").mkdir()
+        (tmp_path / "snapshot" / "model.safetensors").touch()
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -78,10 +83,7 @@ def test_a_path_that_looks_like_a_repository_is_a_path(asked: list[tuple[Any, ..
     [
         LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder\nand more of it"),
         OSError("Cannot find an appropriate cached snapshot folder\nand more of it"),
-        RepositoryNotFoundError(
-            "Cannot find an appropriate cached snapshot folder\nand more of it",
-            response=type("Response", (), {"headers": {}, "request": None, "status_code": 404})(),
-        ),
+        ValueError("\nCannot find an appropriate cached snapshot folder\nand more of it"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -1,7 +1,7 @@
-"""Where inputs come from: a local path, or a Hub repository written `hf://owner/name` or `hf://owner/name@revision`.
+"""Where inputs come from: a local path, or a Hub repository written `hf://owner/name[@revision]`, or its address.
 
-The only user of huggingface_hub, which is imported when a Hub repository is named. Its environment variables (HF_HOME,
-HF_TOKEN, HF_HUB_OFFLINE) work as everywhere.
+huggingface_hub, which only this package uses, is imported when a Hub repository is named. Its environment variables
+(HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) work as everywhere.
 """
 
 from __future__ import annotations
@@ -9,17 +9,24 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import FormatError, TinyLoraError
+from ..errors import FormatError
+from .hub_errors import not_whole, told
+from .repository import HUB_PREFIX, names_repository, parsed
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfUri
+__all__ = ["HUB_PREFIX", "base_name", "checked", "expanded", "locate", "locate_base"]
 
-HUB_PREFIX = "hf://"
+#: What a checkpoint or an adapter needs besides its weights: no weights of other frameworks, no images.
+_TEXTS = [
+    "*.json", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.bpe", "*.jinja", "*.py", "*.md", "LICENSE*",
+    "NOTICE*",
+]  # fmt: skip
 
-#: What a checkpoint or an adapter needs: no weights of other frameworks, no images.
-_PATTERNS = ["*.safetensors", "*.json", "*.bin", "*.txt", "*.model", "*.jinja", "*.py", "*.md"]
+#: Weights that stand beside those which transformers loads: the same ones in another form or dtype, and of a training.
+_BESIDES = [
+    "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*/*.safetensors", "*/*.bin", "training_args.bin",
+    "optimizer*.bin", "scheduler*.bin",
+]  # fmt: skip
 
 
 def locate(source: str | Path) -> Path:
@@ -35,7 +42,7 @@ def locate(source: str | Path) -> Path:
     named = os.fspath(source)
     if not named:
         raise FormatError("an empty path names nothing", hint="Write . for the directory that you are in.")
-    if isinstance(source, str) and source.startswith(HUB_PREFIX):
+    if isinstance(source, str) and names_repository(source):
         return _download(source)
     path = expanded(named)
     if not path.exists():
@@ -51,15 +58,15 @@ def locate(source: str | Path) -> Path:
 
 def checked(source: str) -> str:
     """The source itself; FormatError where it can't be one, whatever is there."""
-    if source.startswith(HUB_PREFIX):
-        _repository(source)
+    if names_repository(source):
+        parsed(source)
     return source
 
 
 def base_name(source: str | Path) -> str:
     """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
-    if isinstance(source, str) and source.startswith(HUB_PREFIX):
-        return _repository(source).id
+    if isinstance(source, str) and names_repository(source):
+        return parsed(source).id
     resolved = expanded(source).resolve()
     try:
         return str(resolved.relative_to(Path.cwd()))
@@ -94,40 +101,21 @@ def expanded(source: str | Path) -> Path:
         return Path(source)
 
 
-def _repository(source: str) -> HfUri:
-    """The repository that a source names.
-
-    Raises
-    ------
-    FormatError
-        If it can't be one.
-    """
-    from huggingface_hub import parse_hf_uri
-    from huggingface_hub.errors import HfUriError
-
-    expected = f"Write {HUB_PREFIX}owner/name, with @revision behind it for another than main."
-    try:
-        found = parse_hf_uri(source)
-    except HfUriError as error:
-        raise FormatError(f"isn't a repository on the Hub: {error}", where=source, hint=expected) from None
-    if found.type != "model" or found.path_in_repo:
-        what = f"a {found.type}" if found.type != "model" else f"the file {found.path_in_repo} in one"
-        raise FormatError(f"expected a model's repository, this is {what}", where=source, hint=expected)
-    return found
-
-
 def _download(source: str) -> Path:
-    from huggingface_hub import snapshot_download
+    """A repository's snapshot in the Hub's cache: its .safetensors, or where there are none its .bin."""
+    from huggingface_hub import constants, snapshot_download
 
-    repository = _repository(source)
-    try:
-        return Path(snapshot_download(repository.id, revision=repository.revision, allow_patterns=_PATTERNS))
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a server's answer, or a proxy's, makes the client raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise TinyLoraError(
-            f"can't be had from the Hub: {reason}",
-            where=source,
-            hint="Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",
-        ) from None
+    repository = parsed(source)
+    for weights in ("*.safetensors", "*.bin"):
+        with told(repository, source):
+            found = snapshot_download(
+                repository.id,
+                revision=repository.revision,
+                allow_patterns=[*_TEXTS, weights],
+                ignore_patterns=_BESIDES,
+            )
+        if any(Path(found).glob(weights)):
+            return Path(found)
+    if constants.HF_HUB_OFFLINE:
+        raise not_whole(repository, source)
+    return Path(found)

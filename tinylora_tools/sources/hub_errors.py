@@ -73,8 +73,8 @@ def _said(error: Exception, repository: Repository) -> tuple[str, str]:
 
 
 def _offline_hint(repository: Repository) -> str:
-    which = f" --revision {repository.revision}" if repository.revision else ""
-    return f"Fetch it where there is a network, with `hf download {repository.id}{which}`, or unset HF_HUB_OFFLINE."
+    which = f" of its revision {repository.revision!r}" if repository.revision else ""
+    return f"Fetch it where there is a network, by `hf download {repository.id}`{which}, or unset HF_HUB_OFFLINE."
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

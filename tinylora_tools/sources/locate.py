@@ -42,7 +42,7 @@ def locate(source: str | Path) -> Path:
     named = os.fspath(source)
     if not named:
         raise FormatError("an empty path names nothing", hint="Write . for the directory that you are in.")
-    if isinstance(source, str) and names_repository(source):
+    if names_repository(source):
         return _download(source)
     path = expanded(named)
     if not path.exists():
@@ -65,7 +65,7 @@ def checked(source: str) -> str:
 
 def base_name(source: str | Path) -> str:
     """What base_model_name_or_path says of a base: a repository's name, or a path from here on, or in full."""
-    if isinstance(source, str) and names_repository(source):
+    if names_repository(source):
         return parsed(source).id
     resolved = expanded(source).resolve()
     try:

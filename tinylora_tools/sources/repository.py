@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeGuard
 from urllib.parse import quote, unquote
 
 from ..errors import FormatError
@@ -35,7 +36,7 @@ class Repository:
         return f"{HUB_PREFIX}{self.id}" + (f"@{written}" if written else "")
 
 
-def names_repository(source: object) -> bool:
+def names_repository(source: object) -> TypeGuard[str]:
     """Whether a source is text that names a repository, well or badly."""
     return isinstance(source, str) and source.startswith((HUB_PREFIX, *_PAGES))
 

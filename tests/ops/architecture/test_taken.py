@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import transformers
 from family_runs import inputs_for, outputs_of
 
 from tinylora_tools.bases.architectures.layout import generalised
+from tinylora_tools.ops.architecture import describe
 from tinylora_tools.ops.architecture.build import build, kind_of
 from tinylora_tools.ops.architecture.taken import taken_in, whole_where
 
@@ -86,6 +88,53 @@ def test_what_keeps_a_weight_from_being_taken(pretraining_tp: int, slow_but_exac
     plain, live, merged = live_and_merged(model, targets, inputs_for(model.config, model))
     right = bool((live - merged).abs().max() < 1e-3 * (merged - plain).abs().max())
     assert right == any(changes[entry] == getattr(default.config, entry) for (entry,) in groups)
+
+
+class Taker(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Linear, *, sparse: bool = False, fast: bool = False) -> None:
+        super().__init__()
+        self.layer = layer
+        self.sparse = sparse
+        self.fast = fast
+
+
+class BySparse(Taker):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h @ self.layer.weight if self.sparse else self.layer(h)
+
+
+class ByFast(Taker):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return h @ self.layer.weight if self.fast else self.layer(h)
+
+
+CONFIG = {"sparse": False, "fast": False}
+
+
+def test_of_several_that_may_take_a_weight_none_may() -> None:
+    layer = torch.nn.Linear(2, 2)
+    model = torch.nn.ModuleList([BySparse(layer), ByFast(layer)])
+    assert whole_where(model, CONFIG) == {"0.layer": [["sparse", "fast"]]}
+
+
+def test_layers_of_one_pattern_need_what_each_of_them_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And shapes with other values than the defaults say nothing of groups that have those."""
+
+    def found(*cases: tuple[dict[str, Any], dict[str, list[list[str]]]]) -> dict[str, list[dict[str, Any]]]:
+        configs = [SimpleNamespace(to_dict=lambda values=values: values) for values, _ in cases]
+        answers = iter([groups for _, groups in cases])
+        monkeypatch.setattr(describe, "whole_where", lambda *_: next(answers))
+        return describe._whole_where([None] * len(cases), configs)
+
+    one, two, both = [["sparse"]], [["fast"]], [["sparse"], ["fast"]]
+    assert found((CONFIG, {"0.layer": both})) == {"*.layer": [{"sparse": False}, {"fast": False}]}
+    assert found((CONFIG, {"0.layer": one, "1.layer": both})) == {"*.layer": [{"sparse": False}]}
+    assert found((CONFIG, {"0.layer": one, "1.layer": two})) == {"*.layer": []}
+    assert found((CONFIG, {"0.layer": [[]], "1.layer": one})) == {"*.layer": [{"sparse": False}]}
+    other = {"sparse": True, "fast": False}
+    assert found((CONFIG, {"0.layer": both}), (other, {"0.layer": two})) == {
+        "*.layer": [{"sparse": False}, {"fast": False}]
+    }
 
 
 @pytest.mark.parametrize("class_name", ["LlamaForCausalLM", "MambaForCausalLM", "UdopForConditionalGeneration"])

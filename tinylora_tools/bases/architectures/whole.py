@@ -37,9 +37,11 @@ def require_whole(module: str, groups: Sequence[Mapping[str, Any]] | None, confi
 
 def _has(config: Mapping[str, Any] | None, path: str, default: Any) -> bool:
     """Whether an entry has its default, or is left out of a configuration that is at hand."""
-    value: Any = config
-    for part in path.split("."):
-        if not isinstance(value, Mapping):
-            return False
-        value = value.get(part, default if part == path.rpartition(".")[2] else {})
+    *parents, last = path.split(".")
+    inner: Any = config
+    for part in parents:
+        inner = inner.get(part, {}) if isinstance(inner, Mapping) else None
+    if not isinstance(inner, Mapping):
+        return False
+    value = inner.get(last, default)
     return bool(value == default) and isinstance(value, bool) == isinstance(default, bool)

@@ -80,4 +80,4 @@ def commands(name: str, output: Path, base: str, rank: int) -> list[str]:
         return [f"llama-server -m BASE.gguf --lora {at}"]
     if name == "mlx":
         return [f"mlx_lm.generate --model {model} --adapter-path {at} --prompt ..."]
-    return [f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {str(output)!r})"]
+    return [f"PeftModel.from_pretrained(model, {str(output)!r})"]

@@ -7,7 +7,7 @@ stored names from what transformers' own conversion makes of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...bases.architectures.layout import Layout, filled, generalised
@@ -89,18 +89,25 @@ def structure(model_class: Any, configs: Sequence[Any], older: Description | Non
 
 def _whole_where(models: Sequence[Any], configs: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
     """Patterns of modules that are taken with other entries in config.json, to groups of entries with the defaults that
-    keep them from it: one group suffices."""
+    keep them from it: one group suffices, for each layer in each shape whose configuration has it."""
     default = dict(entries(configs[0].to_dict()))
-    found: dict[str, list[dict[str, Any]]] = {}
+    cases: dict[str, list[tuple[dict[str, Any], list[set[str]]]]] = {}
     for model, config in zip(models, configs, strict=True):
         settings = config.to_dict()
         values = dict(entries(settings))
         for name, groups in whole_where(model, settings).items():
-            known = found.setdefault(generalised(name), [])
-            for group in groups:
-                needed = {path: values[path] for path in group}
-                if needed not in known and all(path in default and default[path] == needed[path] for path in group):
-                    known.append(needed)
+            cases.setdefault(generalised(name), []).append((values, [{*group} for group in groups]))
+
+    def is_default(group: Iterable[str], values: Mapping[str, Any]) -> bool:
+        return all(path in default and path in values and values[path] == default[path] for path in group)
+
+    def suffices(group: set[str], its: list[tuple[dict[str, Any], list[set[str]]]]) -> bool:
+        return all(any(one <= group for one in groups) for values, groups in its if is_default(group, values))
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for pattern, its in cases.items():
+        known = {tuple(sorted(one)): one for values, groups in its for one in groups if is_default(one, values)}
+        found[pattern] = [{p: default[p] for p in path} for path, one in known.items() if suffices(one, its)]
     return found
 
 

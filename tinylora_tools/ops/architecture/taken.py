@@ -49,10 +49,12 @@ def whole_where(model: Any, config: Mapping[str, Any]) -> dict[str, list[list[st
         fixed = [setting for setting, its in entries.items() if its == []]
         free = [setting for setting, its in entries.items() if its]
         for one in open_ & names.keys():
-            found.setdefault(names[one], []).extend(
+            groups = [
                 [path for setting in group for path in entries[setting] or ()]
                 for group in _sufficient(module, one, fixed, free)
-            )
+            ]
+            others = found.get(names[one], [[]])  # of another module that may take it: neither may
+            found[names[one]] = [list(dict.fromkeys([*those, *these])) for those in others for these in groups]
     return found
 
 

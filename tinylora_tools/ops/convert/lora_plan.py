@@ -46,10 +46,8 @@ def plan_lora(
         tensors |= _tensors(module, factors)
     tensors |= _whole_tensors(loaded, update.factors, own)
     wanted = loaded[0].config.target_modules if len(loaded) == 1 else None
-    by_names = isinstance(wanted, tuple) and bool(
-        wanted
-    )  # else by the modules' full names: no server takes expressions
-    targets = list(wanted or ()) if by_names else sorted(update.factors)
+    by_names = isinstance(wanted, tuple) and bool(wanted)
+    targets = list(wanted or ()) if by_names else sorted(update.factors)  # no server takes an expression
     config = config_json(
         _one_config(loaded, by_names=by_names),
         rank=update.rank,

@@ -105,8 +105,9 @@ def _served_as_tied(config: Mapping[str, Any]) -> list[str]:
     tied, apart = always_tied(name, str(config.get("model_type") or ""))
     if not tied:
         return []
+    know = "know" if len(tied) > 1 else "knows"
     return [
-        f"the merged model has a head apart from its embedding, and for {name} {_and(tied)} know none: they serve it "
+        f"the merged model has a head apart from its embedding, and for {name} {_and(tied)} {know} none: they serve it "
         f"as tied, which is another model, or don't load it. Serve it with {_and(['transformers', *apart])}; for the "
         "others train adapters without embed_tokens and lm_head"
     ]

@@ -122,7 +122,9 @@ def test_unknown_architecture(copied: Copied, refused: Callable[..., str], tinyl
     assert "--module-order FILE" in refused(adapter, base)
     order = tmp_path / "order.txt"
     order.write_text("# in order\n" + "\n".join(row["name"] for row in fixture("peft021-13-numbers").modules) + "\n")
-    result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "o", "--module-order", order)
+    assert "Or say --architecture plain" in refused(adapter, base, "--module-order", str(order))
+    plain = ("--module-order", order, "--architecture", "plain")
+    result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / "o", *plain)
     assert result.code == 0, result
     name = "model.safetensors"
     assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
@@ -132,19 +134,24 @@ def test_unknown_architecture(copied: Copied, refused: Callable[..., str], tinyl
     assert "names a twice" in refused(adapter, base, "--module-order", str(order))
 
 
-def test_unknown_architecture_with_stored_p(copied: Copied, tinylora: Run, tmp_path: Path) -> None:
+def test_unknown_architecture_with_stored_p(
+    copied: Copied, refused: Callable[..., str], tinylora: Run, tmp_path: Path
+) -> None:
     """The seeds of the stored P tell the order."""
     for name in ("peft021-layers", "peft020-gpt2"):
         adapter, base = (path for path in copied(name))
         assert tinylora("merge", adapter, "--base", base, "-o", tmp_path / name, "--tied", "share").code == 0
         edit_json(base / "config.json", model_type="nobody", architectures=["NobodyForCausalLM"])
         if name == "peft021-layers":
-            result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / f"{name}-2")
+            assert "Or say --architecture plain" in refused(adapter, base)
+            plain = ("--architecture", "plain")
+            result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / f"{name}-2", *plain)
             assert result.code == 0, result
             first, second = (tmp_path / n / "model.safetensors" for n in (name, f"{name}-2"))
             assert first.read_bytes() == second.read_bytes()
         else:  # nothing says which tensor holds lm_head
-            result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / f"{name}-2")
+            plain = ("--architecture", "plain")
+            result = tinylora("merge", adapter, "--base", base, "-o", tmp_path / f"{name}-2", *plain)
             assert (result.code, "no tensor for lm_head.weight" in result.err) == (1, True), result
         shutil.rmtree(tmp_path / "in")
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bases.architectures.hints import way_out
+from ..bases.architectures.families import PLAIN, said_plain
+from ..bases.architectures.hints import plain_hint
 from ..bases.orientation import untransposed
 from ..bases.tensor_names import BaseNames, not_known
-from ..errors import MismatchError
+from ..errors import MismatchError, UndeterminedError
 from ..formats.checkpoint import is_checkpoint
 from ..formats.digests import check_recorded
 from ..formats.packed import Packed
@@ -40,6 +41,15 @@ def check(adapter: Adapter) -> None:
     if found:
         more = f" (and {len(found) - 1} more such)" if len(found) > 1 else ""
         raise MismatchError(found[0].what + more, where=adapter.header.file.path, hint=found[0].hint)
+
+
+def check_layers(adapter: Adapter) -> None:
+    """Raise UndeterminedError where nobody knows what the model does with the modules' weights, and the user doesn't
+    say that it does what most models do: for who makes weights, or factors, that stand for the update."""
+    if adapter.architecture is None and adapter.modules and not said_plain():
+        raise UndeterminedError(
+            _unknown_layers(adapter), where=adapter.path, hint=plain_hint(at_hand=adapter.base is not None)
+        )
 
 
 def check_factors(adapter: Adapter) -> None:
@@ -225,13 +235,17 @@ def notes_of(adapters: Sequence[Adapter]) -> list[str]:
 
 
 def _taken_for_plain(adapter: Adapter) -> list[str]:
-    """What is taken for granted of modules of an architecture that isn't known."""
-    if adapter.architecture is not None or not adapter.modules:
+    """What is taken for granted of modules of an architecture that isn't known, where the user says so."""
+    if adapter.architecture is not None or not adapter.modules or not said_plain():
         return []
-    config = adapter.base.config if adapter.base else None
-    number = len(adapter.modules)
-    taken = "the module is taken for a layer" if number == 1 else f"the {number} modules are taken for layers"
-    return [
-        f"{not_known(config or {})}: {taken} that the model calls, and whose weights it uses for nothing else, as most "
-        f"models do. {way_out()}"
-    ]
+    return [f"{_unknown_layers(adapter)}. It is taken for granted, as {call('described_by', architecture=PLAIN)} says"]
+
+
+def _unknown_layers(adapter: Adapter) -> str:
+    base, number = adapter.base, len(adapter.modules)
+    modules = "its module is a layer" if number == 1 else f"its {number} modules are layers"
+    weights = "weight" if number == 1 else "weights"
+    return (
+        f"{not_known((base.config if base else None) or {})}, and with it whether {modules} that the model calls, and "
+        f"whose {weights} it uses for nothing else"
+    )

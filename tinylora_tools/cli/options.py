@@ -177,7 +177,8 @@ def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--architecture",
         type=SOURCE,
         metavar="FILE",
-        help="What `tinylora architecture` wrote of the base's model: for models that the data lack.",
+        help="What `tinylora architecture` wrote of the base's model: for models that the data lack. Or plain: "
+        "modules in its numbered layers are taken for mere layers.",
     )(run)
 
 

@@ -13,6 +13,7 @@ import pytest
 from fixture_data import fixture
 from safetensors.numpy import load_file, save_file
 
+from tinylora_tools import described_by
 from tinylora_tools.errors import UndeterminedError, UnsupportedError
 from tinylora_tools.formats.serving.engines import ENGINES, EngineName, engines
 from tinylora_tools.ops.convert.lora import to_lora
@@ -229,8 +230,12 @@ def test_sglang_loses_what_is_outside_of_layers(made: Made, tmp_path: Path) -> N
 def test_without_a_configuration_nothing_is_taken_for_granted(tmp_path: Path, made: Made) -> None:
     adapter, _ = made("llama", {LAYER + "self_attn.o_proj": LINEAR})
     for server in ("vllm", "sglang"):
-        taken, warning = to_lora(adapter, tmp_path / server, server=server).warnings  # type: ignore[arg-type]
-        assert "no config.json tells the architecture: the module is taken for a layer that the model calls" in taken
+        with pytest.raises(UndeterminedError, match=r"no config\.json tells .* whether its module is a layer that the"):
+            to_lora(adapter, tmp_path / "no", server=server)  # type: ignore[arg-type]
+        with described_by("plain"):
+            taken, warning = to_lora(adapter, tmp_path / server, server=server).warnings  # type: ignore[arg-type]
+        assert "no config.json tells the architecture, and with it whether its module is a layer that the" in taken
+        assert taken.endswith("It is taken for granted, as tinylora_tools.described_by(architecture='plain') says")
         assert "no config.json of the base tells its class" in warning
     with pytest.raises(UndeterminedError, match=r"no config\.json"):
         to_lora(adapter, tmp_path / "no", server="llama.cpp")

@@ -17,7 +17,7 @@ from quantized_bases import BLOCKS, adapted, in_eight_bits, loaded, logits, quan
 from safetensors.torch import load_file, save_file
 from transformers import GptOssConfig, Qwen3Config, Qwen3MoeConfig
 
-from tinylora_tools import TinyLoraConfig, init, load_adapter
+from tinylora_tools import TinyLoraConfig, described_by, init, load_adapter
 from tinylora_tools.bases.dequantizing import dequantizing
 from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.checkpoint import Checkpoint, read_checkpoint
@@ -258,7 +258,8 @@ def test_an_expert_takes_its_layer_s_with_it(experts: Path, tmp_path: Path) -> N
     config = TinyLoraConfig(r=2, u=5, target_modules=(target,), fan_in_fan_out=False)
     init(base, tmp_path / "adapter", config, module_order=[target])
     own = loaded(experts).state_dict()
-    report = merge(tmp_path / "adapter", tmp_path / "merged", base)  # its v is zero
+    with described_by("plain"):
+        report = merge(tmp_path / "adapter", tmp_path / "merged", base)  # its v is zero
     edit_json(tmp_path / "merged" / "config.json", model_type="qwen3_moe", architectures=["Qwen3MoeForCausalLM"])
     assert (report.modules_merged, report.tensors_dequantized) == (1, 11)
     found = loaded(tmp_path / "merged").state_dict()
@@ -334,7 +335,8 @@ def test_compressed_tensors(tmp_path: Path) -> None:
     targets = ("model.layers.1.self_attn.q_proj", "model.layers.1.mlp.experts.2.up_proj")
     config = TinyLoraConfig(r=2, u=5, target_modules=targets, fan_in_fan_out=False)
     init(base, tmp_path / "adapter", config, module_order=targets)
-    merge(tmp_path / "adapter", tmp_path / "merged", base)
+    with described_by("plain"):
+        merge(tmp_path / "adapter", tmp_path / "merged", base)
     before, found = stored(base), stored(tmp_path / "merged")
     plain = [f"model.layers.1.{name}" for name in (Q, K, V)]
     plain += [f"model.layers.1.mlp.experts.{i}.{name}_proj" for i in range(4) for name in ("down", "gate", "up")]

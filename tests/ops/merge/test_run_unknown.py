@@ -81,25 +81,30 @@ def test_ties_and_scales_that_are_not_known_are_refused(settings: dict[str, Any]
 
 
 @pytest.mark.usefixtures("without_olmo3")
-def test_numbered_layers_need_no_data(tmp_path: Path) -> None:
+def test_numbered_layers_are_plain_where_the_user_says_so(tmp_path: Path) -> None:
     base, adapter, adapted = olmo3(tmp_path, target_modules="all-linear")
+    for use in (lambda: merge(adapter, tmp_path / "m", base), lambda: to_lora(adapter, tmp_path / "l", base=base)):
+        with pytest.raises(UndeterminedError) as caught:
+            use()
+        assert "'olmo3' isn't known, and with it whether its 14 modules are layers" in str(caught.value)
+        assert "tinylora_tools.architecture(BASE, FILE)" in str(caught.value.hint)
+        assert "tinylora_tools.described_by(architecture='plain')" in str(caught.value.hint)
     with torch.no_grad():
         expected = adapted(TOKENS).logits
         with adapted.disable_adapter():
             effect = (adapted(TOKENS).logits - expected).norm()
-        report = merge(adapter, tmp_path / "merged", base, dtype="float32")
+        with described_by("plain"):
+            report = merge(adapter, tmp_path / "merged", base, dtype="float32")
+            exported = to_lora(adapter, tmp_path / "lora", base=base)
         merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="float32")
         assert (merged(TOKENS).logits - expected).norm() <= 1e-4 * effect
-        exported = to_lora(adapter, tmp_path / "lora", base=base)
         fresh = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="float32")
         lora = peft.PeftModel.from_pretrained(fresh, tmp_path / "lora")
         assert (lora(TOKENS).logits - expected).norm() <= 1e-4 * effect
     for said in (report.warnings, exported.warnings):
         (warning,) = (text for text in said if "the architecture 'olmo3' isn't known" in text)
-        assert "14 modules are taken for layers that the model calls, and whose weights it uses for nothing else" in (
-            warning
-        )
-        assert "tinylora_tools.architecture(BASE, FILE)" in warning
+        assert "14 modules are layers that the model calls, and whose weights it uses for nothing else" in warning
+        assert warning.endswith("It is taken for granted, as tinylora_tools.described_by(architecture='plain') says")
 
 
 def test_a_file_that_peft_saved_without_some_modules_is_refused(tmp_path: Path) -> None:

@@ -37,25 +37,38 @@ def _lines() -> Mapping[str, str]:
 # One for the process, as a command line has one: threads that work side by side ask for it too.
 _given: Mapping[str, Any] | None = None
 _given_mark: str | None = None
+_plain = False
+
+PLAIN = "plain"  # in place of a file: modules in numbered layers are no more than layers
 
 
 @contextmanager
-def described_by(path: str | Path | None) -> Iterator[None]:
+def described_by(architecture: str | Path | None) -> Iterator[None]:
     """Have the model of an architecture file known meanwhile, in place of what the data say; None changes nothing.
+
+    "plain" in place of a file says of models that stay unknown: the modules in their numbered layers are layers that
+    the model calls, and whose weights it uses for nothing else.
 
     Raises
     ------
     FormatError
         If the file is none.
     """
-    global _given, _given_mark
-    before = _given, _given_mark
+    global _given, _given_mark, _plain
+    before = _given, _given_mark, _plain
     try:
-        if path is not None:
-            _given, _given_mark = read_family(at := expanded(path)), _digest(at)
+        if architecture == PLAIN:
+            _plain = True
+        elif architecture is not None:
+            _given, _given_mark = read_family(at := expanded(architecture)), _digest(at)
         yield
     finally:
-        _given, _given_mark = before
+        _given, _given_mark, _plain = before
+
+
+def said_plain() -> bool:
+    """Whether modules of an unknown model may be taken for layers and no more."""
+    return _plain
 
 
 def _digest(path: Path) -> str:

@@ -16,6 +16,13 @@ def way_out() -> str:
     )
 
 
+def plain_hint(*, at_hand: bool) -> str:
+    """How to go on where the data don't know a model, and the modules are in its numbered layers."""
+    first = "" if at_hand else f"Name the base's directory with {argument('base', ...)}. "
+    plain = call("described_by", architecture="plain")
+    return f"{first}{way_out()} Or say {plain}, if they are that, as those of most models are."
+
+
 def own_code(model_type: str) -> str:
     """What to say of a base whose config.json names code of its own."""
     return (

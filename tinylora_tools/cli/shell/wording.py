@@ -43,7 +43,7 @@ class OptionWords:
 
     def call(self, function: str, positional: tuple[object, ...], arguments: Mapping[str, object]) -> str:
         if function == "described_by":  # what a command does for one run
-            return f"--architecture {positional[0]}"
+            return f"--architecture {[*positional, *arguments.values()][0]}"
         source, output = positional[:1], positional[1:]
         words = ["tinylora", _COMMANDS.get(function, function.replace("_", "-")), *map(str, source)]
         words += [f"-o {path}" for path in output]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...adapters.load import Adapter
+from ...adapters.soundness import check_layers
 from ...adapters.updates import embedding_scale, projected_vectors
 from ...bases.architectures.hints import way_out
 from ...bases.tensor_names import in_numbered_layer, not_plain, unknown_module
@@ -116,13 +117,14 @@ def _stacked(module: str, parts: Sequence[_Pair]) -> _Pair:
 
 def _kinds(loaded: Sequence[Adapter], modules: Sequence[str], release: str | None) -> dict[str, str]:
     """Each module's type, which decides the form of its factors. Of an architecture that isn't known, what is in the
-    numbered layers is linear (a Conv1D's factors have the same form), and of the rest nothing is."""
+    numbered layers is linear (so is a Conv1D's form) if the user says so, and of the rest nothing is."""
     known = next((one.architecture for one in loaded if one.architecture), None)
     if known is None:
         doubtful = next((module for module in modules if not in_numbered_layer(module)), None)
         if doubtful is not None:
             base = loaded[0].base
             raise unknown_module(doubtful, dict((base.config if base else None) or {}), loaded[0].path)
+        check_layers(loaded[0])
         return dict.fromkeys(modules, "Linear")
     found = {module: known.kind(module) for module in modules}
     unknown = [module for module, kind in found.items() if kind is None]

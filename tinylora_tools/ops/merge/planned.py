@@ -106,4 +106,6 @@ def planned(
             release=settings.release,
             pad_token_id=chosen.pad_token_id,
         )
+    for adapter in opened:  # when nothing else is wrong, which more can be said of
+        soundness.check_layers(adapter)
     return opened, plan, chosen

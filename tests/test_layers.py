@@ -24,7 +24,7 @@ MAY: dict[str, set[str]] = {
     "inputs": {"errors"},
     "core": GROUND,
     "formats": GROUND,
-    "sources": GROUND,
+    "sources": {*GROUND, "formats"},
     "output": {*GROUND, "formats", "core"},
     "bases": {*GROUND, "formats", "core", "sources", "output"},
     "adapters": {*GROUND, "formats", "core", "sources", "output", "bases"},

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ..bases.modules import ModelModules, Module, architecture_for, model_modules
 from ..bases.selection import saved_modules, select
 from ..errors import MismatchError, TinyLoraError
-from ..formats.checkpoint import is_checkpoint
 from ..formats.peft.expressions import SlowExpressionError
 from ..wording import argument, call
 
@@ -45,7 +44,7 @@ def targeted_modules(adapter: Adapter) -> Sequence[Module]:
 
 def _model_and_targets(adapter: Adapter) -> tuple[ModelModules | None, Sequence[Module]]:
     base, config = adapter.base, adapter.config
-    if base is None or not adapter.header.has_config or not (base.path.is_file() or is_checkpoint(base.path)):
+    if base is None or not adapter.header.has_config or not base.has_weights:
         return None, ()
     architecture = architecture_for(base, config.task_type)
     if architecture is None:

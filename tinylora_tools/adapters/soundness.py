@@ -13,7 +13,6 @@ from ..bases.architectures.hints import plain_hint
 from ..bases.orientation import untransposed
 from ..bases.tensor_names import BaseNames, not_known
 from ..errors import MismatchError, UndeterminedError
-from ..formats.checkpoint import is_checkpoint
 from ..formats.digests import check_recorded
 from ..formats.packed import Packed
 from ..formats.peft.adapter import PeftAdapter
@@ -131,7 +130,7 @@ def _untransposed(adapter: Adapter) -> list[MismatchError]:
     """Factors that PEFT made of a Conv1D's weight as it is stored, and can't compute with itself."""
     base, architecture = adapter.base, adapter.architecture
     kinds = [architecture.kind(name) for name in adapter.modules] if architecture else []
-    if base is None or "Conv1D" not in kinds or not (base.path.is_file() or is_checkpoint(base.path)):
+    if base is None or "Conv1D" not in kinds or not base.has_weights:
         return []
     names = BaseNames(base.checkpoint, architecture)
     return [

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ..bases.tensor_names import BaseNames
 from ..core.lowrank import projected
 from ..errors import TinyLoraError
-from ..formats.checkpoint import is_checkpoint
 from .load import Adapter
 
 
@@ -57,7 +56,7 @@ def vocabularies(adapter: Adapter) -> list[tuple[str, int, int]]:
     """Weights that the adapter changes and that have another number of rows in its base, where that is at hand:
     parameter, the adapter's rows, the base's. Embeddings and heads are resized for training so."""
     base = adapter.base
-    if base is None or not (base.path.is_file() or is_checkpoint(base.path)):
+    if base is None or not base.has_weights:
         return []
     names = BaseNames(base.checkpoint, adapter.architecture)
     shapes = {f"{name}.weight": (parts.out_features, parts.in_features) for name, parts in adapter.modules.items()}

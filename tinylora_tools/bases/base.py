@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..formats.checkpoint import Checkpoint, is_checkpoint, is_whole, read_checkpoint, read_model_config
-from ..sources.locate import base_name, locate
+from ..formats.checkpoint import Checkpoint, Files, is_checkpoint, is_whole, read_checkpoint, read_model_config
+from ..sources.locate import base_name, locate, shown
+from ..sources.remote import look
+from ..sources.repository import names_repository
 from .architectures.architecture import Architecture
 from .architectures.families import given_mark
 from .architectures.named import from_config
@@ -24,10 +26,13 @@ class Base:
     path : Path
     name : str, optional
         What an adapter's configuration calls it; None for its path.
+    files : Files, optional
+        Has its weights, where they aren't at the path.
     """
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, files: Files | None = None) -> None:
         self.path = path
+        self._files = files
         self.name = base_name(path) if name is None else name
         self._architectures: dict[str | None, Architecture | None] = {}
 
@@ -57,7 +62,22 @@ class Base:
     def checkpoint(self) -> Checkpoint:
         """The headers of its weights, where 8-bit floats with scales are read as what they stand for; raises as
         `read_checkpoint`."""
-        return dequantizing(read_checkpoint(self.path, self.config))
+        return dequantizing(read_checkpoint(self.path, self.config, self._files))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything for `checkpoint` to read."""
+        return self.path.is_file() or self._files is not None or is_checkpoint(self.path)
+
+    @property
+    def afar(self) -> bool:
+        """Whether its weights aren't on this machine, or needn't be."""
+        return self._files is not None
+
+    @property
+    def source(self) -> str:
+        """Where it is, as reports have it: of a repository, with its commit."""
+        return shown(self.path)
 
     @property
     def unknown(self) -> str:
@@ -67,7 +87,7 @@ class Base:
 
     def require_model(self) -> Base:
         """Raise FormatError where there is neither a config.json nor weights: it is no model's directory."""
-        if self.config is None and not self.path.is_file() and not is_checkpoint(self.path):
+        if self.config is None and not self.has_weights:
             raise FormatError(
                 "no model here: neither a config.json nor weights", where=self.path, hint="Name the base's directory."
             )
@@ -81,9 +101,10 @@ class Base:
         return self
 
 
-def open_base(base: str | Path | Base) -> Base:
+def open_base(base: str | Path | Base, *, afar: bool = False) -> Base:
     """A base by its path or its Hub repository, or one that is open already. Where a model's directory has one weights
-    file, that stands for the directory.
+    file, that stands for the directory. With `afar`, the weights of a repository aren't downloaded: their headers, and
+    tensors that are asked for, are read by ranges.
 
     Raises
     ------
@@ -92,6 +113,9 @@ def open_base(base: str | Path | Base) -> Base:
     """
     if isinstance(base, Base):
         return base
+    remote = look(base) if afar and names_repository(base) else None
+    if remote is not None and remote.is_checkpoint:
+        return Base(remote.directory, remote.repository.id, remote)
     path = locate(base)
     if path.is_file() and is_whole(path):
         path = path.parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import FormatError
 from ..inputs import is_there
@@ -109,9 +109,32 @@ def is_checkpoint(path: Path) -> bool:
     return any((path / name).is_file() for name in _EXPECTED)
 
 
-def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Checkpoint:
+class Files(Protocol):
+    """Weights files of a directory that may be elsewhere than on this machine."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+
+    def open(self, name: str) -> TensorFile:
+        """It, its header read; raises as `read_tensor_file`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """Those of this machine."""
+
+    directory: Path
+
+    def has(self, name: str) -> bool:
+        return (self.directory / name).is_file()
+
+    def open(self, name: str) -> TensorFile:
+        return read_tensor_file(self.directory / name)
+
+
+def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None, files: Files | None = None) -> Checkpoint:
     """Read the headers of a checkpoint directory, or of a single weights file; `config` is its config.json, where that
-    was read already.
+    was read already, and `files` has its weights, where they aren't there; the index is, if there is one.
 
     Raises
     ------
@@ -122,12 +145,13 @@ def read_checkpoint(path: Path, config: Mapping[str, Any] | None = None) -> Chec
     if path.is_file():
         return Checkpoint.of_file(path, read_tensor_file(path), config)
     config = read_model_config(path) if config is None else config
+    files = files or _Here(path)
     for single, index in ((SAFETENSORS_NAME, SAFETENSORS_INDEX), (_BIN_NAME, _BIN_INDEX)):
-        if (path / single).is_file():
-            shard = read_tensor_file(path / single)
+        if files.has(single):
+            shard = files.open(single)
             return _plainly(Checkpoint(path, config, (shard,), dict.fromkeys(shard.tensors, 0)))
         if (path / index).is_file():
-            return _read_sharded(path, index, config)
+            return _read_sharded(path, index, config, files)
     raise FormatError(
         "no checkpoint here: none of " + ", ".join(_EXPECTED),
         where=path,
@@ -159,7 +183,7 @@ def read_model_config(directory: Path) -> Mapping[str, Any] | None:
     return read_object(path) if is_there(path) else None
 
 
-def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | None) -> Checkpoint:
+def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | None, files: Files) -> Checkpoint:
     index_path = directory / index_name
     index = read_object(index_path)
     weight_map = index.get("weight_map")
@@ -168,14 +192,14 @@ def _read_sharded(directory: Path, index_name: str, config: Mapping[str, Any] | 
     names = sorted(set(weight_map.values()))
     for name in names:
         _check_inside(name, index_path)
-    missing = [name for name in names if not (directory / name).is_file()]
+    missing = [name for name in names if not files.has(name)]
     if missing:
         raise FormatError(
             f"{len(missing)} of the {len(names)} shards that the index lists aren't there: {_few(missing)}",
             where=index_path,
             hint="Finish the download, or copy the missing files beside the index.",
         )
-    shards = tuple(read_tensor_file(directory / name) for name in names)
+    shards = tuple(files.open(name) for name in names)
     number = {name: position for position, name in enumerate(names)}
     shard_of = {tensor: number[name] for tensor, name in weight_map.items()}
     absent = [tensor for tensor, position in shard_of.items() if tensor not in shards[position].tensors]

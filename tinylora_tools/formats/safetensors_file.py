@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,16 @@ from ..errors import FormatError
 from ..inputs import FileState, open_input, remember
 from .digests import not_as_recorded, recorded_in
 from .placeholders import refuse_pointer
-from .tensors import DTYPE_BITS, PIECE, TensorInfo, numpy_dtype
+from .tensors import DTYPE_BITS, PIECE, Ranges, TensorInfo, numpy_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: The largest header that the reference implementation reads.
 MAX_HEADER_BYTES = 100_000_000
+
+#: Bytes that are asked for at first of a file that isn't here: the headers of most shards are shorter.
+_FIRST_BYTES = 32 << 10
 
 #: Sizes and offsets are below it: the reference implementation reads them as unsigned integers of 64 bits.
 _MOST = 1 << 64
@@ -67,6 +71,8 @@ class SafetensorsFile:
     state: FileState | None = field(default=None, repr=False, compare=False)
     """The file as it was when its header was read."""
     digests: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    ranges: Ranges | None = field(default=None, repr=False, compare=False)
+    """Where the bytes come from, if not from this machine's file."""
     _compared: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def read(self, name: str) -> NDArray[Any]:
@@ -75,8 +81,8 @@ class SafetensorsFile:
 
         info = self.tensors[name]
         data = np.empty(info.nbytes, np.uint8)
-        with self._open() as descriptor:
-            fill(descriptor, data.data, info.start, name, self.path)
+        with self._filling(name) as fill:
+            fill(data.data, info.start)
         with self._comparing(name) as found:
             found(data.data)
         try:
@@ -90,10 +96,10 @@ class SafetensorsFile:
     def pieces(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes in turn."""
         info = self.tensors[name]
-        with self._open() as descriptor, self._comparing(name) as found:
+        with self._filling(name) as fill, self._comparing(name) as found:
             for start in range(info.start, info.end, PIECE):
                 piece = bytearray(min(PIECE, info.end - start))
-                fill(descriptor, memoryview(piece), start, info.name, self.path)
+                fill(memoryview(piece), start)
                 found(piece)
                 yield bytes(piece)
 
@@ -121,13 +127,16 @@ class SafetensorsFile:
         self._compared.add(name)
 
     @contextmanager
-    def _open(self) -> Iterator[int]:
+    def _filling(self, name: str) -> Iterator[Callable[[memoryview, int], None]]:
+        """What fills a buffer with bytes of that tensor, from a place in the file on."""
         self.remember()
-        if self.opened is not None:
-            yield self.opened.descriptor
+        if self.ranges is not None:
+            yield self.ranges.read_into
+        elif self.opened is not None:
+            yield partial(fill, self.opened.descriptor, name=name, path=self.path)
         else:
             with self.path.open("rb") as file:
-                yield file.fileno()
+                yield partial(fill, file.fileno(), name=name, path=self.path)
 
 
 class OpenFile:
@@ -160,31 +169,50 @@ def read_header(path: Path, *, keep_open: bool = False) -> SafetensorsFile:
         For anything that breaks the format, naming the tensor and the rule.
     """
     with open_input(path) as file:
-        file.seek(0, 2)
-        size = file.tell()
+        size = file.seek(0, 2)
         file.seek(0)
         prefix = file.read(8)
-        refuse_pointer(path, prefix)
-        if len(prefix) < 8:
-            raise FormatError(f"only {size} bytes long, too short for a safetensors header", where=path, hint=_DAMAGED)
-        length = int.from_bytes(prefix, "little")
-        if length > MAX_HEADER_BYTES:
-            raise FormatError(
-                f"the header claims {length} bytes, above the format's limit of {MAX_HEADER_BYTES}",
-                where=path,
-                hint=_DAMAGED,
-            )
-        if length > size - 8:
-            raise FormatError(
-                f"the header claims {length} bytes but the file holds {size - 8} after its first eight: truncated",
-                where=path,
-                hint=_DAMAGED,
-            )
-        text = file.read(length)
+        header = prefix + file.read(_header_length(path, prefix, size))
         opened = OpenFile(os.dup(file.fileno())) if keep_open else None
         state = FileState.of(os.fstat(file.fileno()))
-    metadata, infos = _check_entries(path, _parse(path, text), data_start=8 + length, size=size)
-    return SafetensorsFile(path, size, prefix + text, metadata, infos, opened, state)
+    metadata, infos = _check_entries(path, _parse(path, header[8:]), data_start=len(header), size=size)
+    return SafetensorsFile(path, size, header, metadata, infos, opened, state)
+
+
+def read_remote_header(path: Path, size: int, ranges: Ranges) -> SafetensorsFile:
+    """The same of a file that isn't on this machine; `path` is what it is called here, and `size` its bytes. It costs
+    one range, or a second one where the header is long."""
+    header = bytearray(min(size, _FIRST_BYTES))
+    ranges.read_into(memoryview(header), 0)
+    length = 8 + _header_length(path, bytes(header[:8]), size)
+    if length > len(header):
+        rest = bytearray(length - len(header))
+        ranges.read_into(memoryview(rest), len(header))
+        header += rest
+    text = bytes(header[:length])
+    metadata, infos = _check_entries(path, _parse(path, text[8:]), data_start=length, size=size)
+    return SafetensorsFile(path, size, text, metadata, infos, ranges=ranges)
+
+
+def _header_length(path: Path, prefix: bytes, size: int) -> int:
+    """What the first eight bytes say, where it can be."""
+    refuse_pointer(path, prefix)
+    if len(prefix) < 8:
+        raise FormatError(f"only {size} bytes long, too short for a safetensors header", where=path, hint=_DAMAGED)
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES:
+        raise FormatError(
+            f"the header claims {length} bytes, above the format's limit of {MAX_HEADER_BYTES}",
+            where=path,
+            hint=_DAMAGED,
+        )
+    if length > size - 8:
+        raise FormatError(
+            f"the header claims {length} bytes but the file holds {size - 8} after its first eight: truncated",
+            where=path,
+            hint=_DAMAGED,
+        )
+    return length
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

@@ -63,6 +63,13 @@ class TensorInfo:
         return prod(self.shape)
 
 
+class Ranges(Protocol):
+    """A file that isn't on this machine, of which ranges of bytes can be had; by several threads at once."""
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer with the bytes from `start` on; raises TinyLoraError where they can't be had."""
+
+
 class TensorFile(Protocol):
     """A file of named tensors. `tensors` costs no more than its header; `read` returns one array, `pieces` its bytes in
     pieces of PIECE bytes (the last may be shorter), for where it might not fit into memory."""

@@ -49,7 +49,7 @@ def opened_for(
         If an adapter isn't sound, or two name different bases and `base` doesn't say which.
     """
     sources = find_sources(adapters)
-    at = None if base is None else open_base(base).require_model()
+    at = None if base is None else open_base(base, afar=True).require_model()
     inputs = [path for source in sources for path in source.inputs(at)]
     if not file:
         check_output(output, force=force, inputs=inputs)

@@ -27,6 +27,15 @@ def not_whole(repository: Repository, source: str) -> TinyLoraError:
     return TinyLoraError(what, where=source, hint=_offline_hint(repository))
 
 
+def unreachable(error: BaseException) -> bool:
+    """Whether the Hub can't be asked: offline is set, or there is no network."""
+    from huggingface_hub import constants, errors
+
+    several = list(_causes(error))
+    offline = constants.HF_HUB_OFFLINE or any(isinstance(one, errors.OfflineModeIsEnabled) for one in several)
+    return offline or (_is_network(several) and not any(_status(one) for one in several))
+
+
 def _said(error: Exception, repository: Repository) -> tuple[str, str]:
     """What happened, and what to do."""
     from huggingface_hub import constants, errors, get_token

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 from ..errors import FormatError
 from .hub_errors import not_whole, told
-from .repository import HUB_PREFIX, names_repository, parsed
+from .repository import HUB_PREFIX, Repository, names_repository, parsed
 
-__all__ = ["HUB_PREFIX", "base_name", "checked", "expanded", "locate", "locate_base"]
+__all__ = ["HUB_PREFIX", "base_name", "checked", "expanded", "locate", "locate_base", "shown", "texts_of"]
 
 #: What a checkpoint or an adapter needs besides its weights: no weights of other frameworks, no images.
 _TEXTS = [
@@ -27,6 +29,10 @@ _BESIDES = [
     "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*/*.safetensors", "*/*.bin", "training_args.bin",
     "optimizer*.bin", "scheduler*.bin",
 ]  # fmt: skip
+
+
+#: How the Hub's cache calls a model's directory.
+_CACHED = "models--"
 
 
 def locate(source: str | Path) -> Path:
@@ -99,6 +105,33 @@ def expanded(source: str | Path) -> Path:
         return Path(source).expanduser()
     except RuntimeError:
         return Path(source)
+
+
+def shown(path: Path) -> str:
+    """A path as reports have it: of what is in the Hub's cache, its repository and commit."""
+    for directory in (path, *path.parents):
+        if directory.parent.name == "snapshots" and directory.parent.parent.name.startswith(_CACHED):
+            name = directory.parent.parent.name.removeprefix(_CACHED).replace("--", "/")
+            inside = path.relative_to(directory).as_posix()
+            return f"{HUB_PREFIX}{name}@{directory.name}" + ("" if inside == "." else f"/{inside}")
+    return str(path)
+
+
+def texts_of(repository: Repository, source: str) -> Path:
+    """The snapshot of a repository in the Hub's cache, with all but its weights."""
+    from huggingface_hub import snapshot_download, utils
+
+    bar: Any = utils
+    unseen = type("Unseen", (bar.tqdm,), {"__init__": partialmethod(bar.tqdm.__init__, disable=True)})
+    with told(repository, source):
+        found = snapshot_download(
+            repository.id,
+            revision=repository.revision,
+            allow_patterns=_TEXTS,
+            ignore_patterns=_BESIDES,
+            tqdm_class=unseen,  # they are small
+        )
+    return Path(found)
 
 
 def _download(source: str) -> Path:

@@ -228,7 +228,7 @@ def _report(base: Base, data: Mapping[str, Any], name: str, config: Any, output:
     if missing:
         warnings.append("the checkpoint has no tensor for some modules of the class: is it this model's?")
     return ArchitectureReport(
-        base=str(base.path),
+        base=base.source,
         model_type=found.model_type,
         class_name=name,
         transformers=found.transformers[0],

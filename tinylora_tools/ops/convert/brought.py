@@ -9,7 +9,6 @@ from pathlib import Path
 from ...adapters.load import Adapter
 from ...bases.tensor_names import BaseNames
 from ...errors import TinyLoraError
-from ...formats.checkpoint import is_checkpoint
 from ...formats.tensors import same_values
 from ...wording import call
 
@@ -38,7 +37,7 @@ def brought_whole(loaded: Sequence[Adapter]) -> Brought:
     found: dict[str, bool | None] = {}
     for adapter in loaded:
         base = adapter.base
-        at_hand = base is not None and (base.path.is_file() or is_checkpoint(base.path))
+        at_hand = base is not None and base.has_weights
         names = BaseNames(base.checkpoint, adapter.architecture) if base is not None and at_hand else None
         for parameter in adapter.header.replaced:
             same = _is_base_s(adapter, parameter, names)

@@ -105,13 +105,13 @@ def count(
     """
     at_least("budget", budget, 1)
     adapter_dtype = dtype_named("adapter_dtype", adapter_dtype, "auto")
-    at, config = open_base(base), config or TinyLoraConfig()
+    at, config = open_base(base, afar=True), config or TinyLoraConfig()
     model = model_for(at, config, release=release, module_order=order_in(module_order))
     plan = plan_adapter(at, model, config, adapter_dtype)
     trainable = _parameters(plan, "v")
     kept = plan.kept(projection=config.save_projection)
     return CountReport(
-        base=str(at.path),
+        base=at.source,
         architecture=model.architecture.class_name if model.architecture else None,
         target_modules=_as_list(plan.selection.target_modules),
         trainable_parameters=trainable,

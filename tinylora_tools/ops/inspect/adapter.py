@@ -14,6 +14,7 @@ from ...adapters.soundness import check_factors, described
 from ...formats.digests import KEY
 from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
+from ...sources.locate import shown
 from .vectors import VectorSize, size_of
 
 
@@ -104,7 +105,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
     head = head_of(header)
     return AdapterReport(
         kind="tinylora-adapter",
-        path=str(header.file.path),
+        path=shown(header.file.path),
         trainable_parameters=trainable,
         trainable_bytes=sum(info.nbytes for info in trained),
         trainable_bytes_bf16=2 * trainable,

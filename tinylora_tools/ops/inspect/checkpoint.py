@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...bases.architectures.architecture import Architecture
 from ...bases.base import Base
 from ...formats.checkpoint import Checkpoint
+from ...formats.safetensors_file import SafetensorsFile
 from ...formats.tensors import TensorFile, TensorInfo
 
 
@@ -58,11 +59,11 @@ def inspect_checkpoint(base: Base, notes: Sequence[str] = ()) -> CheckpointRepor
     quantization = config.get("quantization_config")
     return CheckpointReport(
         kind="checkpoint",
-        path=str(base.path),
+        path=base.source,
         architecture=next((one for one in named if isinstance(one, str)), None),
         parameters=sum(info.parameters for info in infos),
         tensor_bytes=sum(info.nbytes for info in infos),
-        file_bytes=sum(shard.path.stat().st_size for shard in checkpoint.shards),
+        file_bytes=sum(map(_size, checkpoint.shards)),
         tensors=len(infos),
         shards=[_shard_row(checkpoint, shard) for shard in checkpoint.shards],
         dtypes=_counts((info.dtype, info) for info in infos),
@@ -76,7 +77,11 @@ def inspect_checkpoint(base: Base, notes: Sequence[str] = ()) -> CheckpointRepor
 def _shard_row(checkpoint: Checkpoint, shard: TensorFile) -> ShardRow:
     path = shard.path
     name = path.name if path == checkpoint.path else path.relative_to(checkpoint.path).as_posix()
-    return ShardRow(name, len(shard.tensors), path.stat().st_size)
+    return ShardRow(name, len(shard.tensors), _size(shard))
+
+
+def _size(shard: TensorFile) -> int:
+    return shard.size if isinstance(shard, SafetensorsFile) else shard.path.stat().st_size
 
 
 def _counts(labelled: Iterable[tuple[str, TensorInfo]]) -> dict[str, Count]:

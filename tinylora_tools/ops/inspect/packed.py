@@ -8,6 +8,7 @@ from typing import Any
 from ...adapters.soundness import notes_on_packed
 from ...errors import FormatError
 from ...formats.packed import INDEX, VALUE, Packed, check_content
+from ...sources.locate import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def inspect_packed(packed: Packed) -> PackedReport:
         raise FormatError("its metadata's 'error' isn't a number", where=packed.path, hint="Pack it again.") from None
     return PackedReport(
         kind="tinylora-packed",
-        path=str(packed.path),
+        path=shown(packed.path),
         trainable_parameters=sum(info.parameters for info in vectors),
         trainable_bytes=sum(info.nbytes for info in vectors),
         groups=len(vectors),

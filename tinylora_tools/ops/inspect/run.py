@@ -17,6 +17,7 @@ from ...formats.peft.adapter import WEIGHTS_NAMES, find_adapter
 from ...formats.peft.release import Seeding
 from ...formats.third_party import Found
 from ...sources.locate import locate
+from ...sources.repository import names_repository
 from ...wording import call
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def inspect(
     FormatError
         If it is neither, or damaged.
     """
-    at = None if base is None else open_base(base).require_model()
+    at = None if base is None else open_base(base, afar=True).require_model()
     found = _told_apart(source)
     if isinstance(found, Packed):
         from .packed import inspect_packed
@@ -73,6 +74,9 @@ def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base |
         return source
     if isinstance(source, Adapter):
         return find_source(source)
+    if names_repository(source):
+        base = open_base(source, afar=True)
+        return base if base.afar else _in_directory(base.path)
     path = locate(source)
     return _in_directory(path) if path.is_dir() else _in_file(path)
 

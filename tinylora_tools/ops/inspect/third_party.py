@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...errors import UndeterminedError
 from ...formats import third_party
 from ...formats.third_party import Found
+from ...sources.locate import shown
 from ...wording import call
 from .vectors import VectorSize, size_of
 
@@ -42,7 +43,7 @@ def inspect_third_party(found: Found) -> ThirdPartyReport:
     FormatError
         If they are damaged.
     """
-    kind, path = "third-party", str(found.path)
+    kind, path = "third-party", shown(found.path)
     hint = f"`{call('to_peft', path, 'ADAPTER', base=...)}` makes it PEFT's"
     try:
         adapter = third_party.read(found, {})

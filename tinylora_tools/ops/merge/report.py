@@ -13,6 +13,7 @@ from ...bases.base import Base
 from ...core.residual import OTHER_WEIGHT, verdict_on
 from ...errors import MismatchError
 from ...formats.tensors import FLOAT_NAMES
+from ...sources.locate import shown
 from ...wording import argument
 from .quantized import has_fixed_dtypes
 from .tensor import BaseCheck, TensorResult
@@ -77,8 +78,8 @@ def report_of(
     copied = sum(outcome.source.file.path in of_base for outcome in plain) - dequantized
     return MergeReport(
         output=str(output),
-        base=str(base.path),
-        adapters=[str(adapter.path) for adapter in adapters],
+        base=base.source,
+        adapters=[shown(adapter.path) for adapter in adapters],
         dry_run=dry_run,
         modules_merged=len({update.module for outcome in plan.outcomes for update in outcome.updates}),
         tensors_replaced=len(plain) - copied - dequantized,

@@ -36,6 +36,7 @@ from ...errors import MismatchError, TinyLoraError, UndeterminedError, Unsupport
 from ...formats.checkpoint import Checkpoint
 from ...formats.tensors import FLOAT_NAMES
 from ...progress import NoProgress, Progress
+from ...sources.locate import shown
 from ...wording import argument
 from ..opened import AdapterLike
 from .recorded import Comparison, Record, TensorDifference, compare_with_records, manifests_of, merged_already
@@ -159,8 +160,8 @@ def verify_base(
     left = [name for name in at.checkpoint.shard_of if name not in told]
     as_recorded = not everything or not (compared.differences or left)
     return BaseReport(
-        adapter=str(opened.path),
-        base=str(at.path),
+        adapter=shown(opened.path),
+        base=at.source,
         verdict=worst,
         ok=worst in ("same-weights", "other-dtype") and as_recorded,
         all_tensors=everything,

@@ -85,7 +85,7 @@ def verify_seed(
     one_of("device", device, ("all", "cpu", *DEVICES))
     skipped: list[str] = []
     verdict, notes = None, tuple[str, ...]()
-    at = None if base is None else open_base(base).require_model()
+    at = None if base is None else open_base(base, afar=True).require_model()
     if adapter is None:
         checks, skipped = verify_machine(device)
     else:

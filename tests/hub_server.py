@@ -31,7 +31,8 @@ class Hub:
 
     `files` are the repository's, with sub-directories; `listed` more names that it says it has. `trouble` is what
     befalls requests for files: a status with headers for each in turn, "cut" for half an answer, "slow" for one that
-    takes a second; then all is well. `sent` counts the bytes of weights files that it gave, `asked` the requests.
+    takes a second; then all is well. Of the weights file that is `withheld` nothing but the header comes: requests for
+    more are `refused`, or else wait. `sent` counts the bytes of weights files that it gave, `asked` the requests.
     """
 
     root: Path
@@ -40,6 +41,8 @@ class Hub:
     listed: Sequence[str] = ()
     ranges: bool = True
     trouble: list[Any] = field(default_factory=list)
+    withheld: str | None = None
+    refused: bool = False
     sent: int = 0
     asked: list[str] = field(default_factory=list)
     address: str = ""
@@ -114,6 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble == "slow":
             time.sleep(1)
         size, (start, end) = file.stat().st_size, self._range(file.stat().st_size)
+        while self.hub.withheld == file.name and start > 0:
+            if self.hub.refused:
+                self._send(403, {}, b"{}", body=body)
+                return
+            time.sleep(0.05)
         with file.open("rb") as opened:
             opened.seek(start)
             data = opened.read(end - start) if body else b""

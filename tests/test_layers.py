@@ -129,7 +129,7 @@ def test_processes_that_are_started_are_seen() -> None:
 def test_only_staging_flushes_to_the_disk() -> None:
     """A merge's background flush is for speed; what counts is done before the renaming."""
     flushing = {"/".join(in_package(path)) for path in MODULES if "fsync" in path.read_text()}
-    assert flushing == {"output/staging.py", "ops/merge/write.py"}
+    assert flushing == {"output/staging.py", "ops/merge/writing/write.py"}
 
 
 def test_modules_are_one_idea() -> None:

@@ -17,7 +17,7 @@ from tinylora_tools.bases import held
 from tinylora_tools.cli import main
 from tinylora_tools.formats import safetensors_file
 from tinylora_tools.formats.pickled import stored
-from tinylora_tools.ops.merge import tensor as merge_tensor
+from tinylora_tools.ops.merge.writing import tensor as merge_tensor
 
 BASE = ROOT / "bases" / "qwen2-bf16"
 STORED, SEED_ONLY, PICKLED = "peft021-layers", "peft021-13-numbers", "peft021-pickled"

@@ -104,7 +104,8 @@ def test_interrupts_leave_nothing(tmp_path: Path, kind: signal.Signals, code: in
     """Killed in the middle of writing: its exit code, and nothing under the output's name or beside it."""
     case = fixture("peft020-tiny")
     slow = (
-        "import time, sys; from tinylora_tools.ops.merge import write as w; from tinylora_tools.cli import main\n"
+        "import time, sys; from tinylora_tools.cli import main\n"
+        "from tinylora_tools.ops.merge.writing import write as w\n"
         "real = w.TensorJob.run\n"
         "def slow(self, *a):\n    time.sleep(0.2); return real(self, *a)\n"
         "w.TensorJob.run = slow; sys.argv[0] = 'tinylora'; main()"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixture_data import fixture
+from hub_runs import finished, started
 from hub_server import COMMIT, hub_of
 
 WHOLE = fixture("peft021-layers")
@@ -24,17 +20,28 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def inspect(tmp_path: Path) -> Run:
-    """Run `inspect hf://owner/name` with a cache of its own: exit code, JSON, and what is said."""
+def tinylora(tmp_path: Path) -> Run:
+    """Run a command with a Hub, or none, and a cache of its own: exit code, JSON, and what is said."""
 
-    def run(address: str, source: str = "hf://owner/name", **settings: str) -> tuple[int, Any, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment = {**clean, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, **settings}
-        line = [sys.executable, "-m", "tinylora_tools", "inspect", source, "--json"]
-        started = time.monotonic()
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-        assert time.monotonic() - started < 25
-        return done.returncode, json.loads(done.stdout), done.stderr
+    def run(address: str, *words: str, **settings: str) -> tuple[int, Any, str]:
+        return finished(started(address, tmp_path / "home", *words, **settings), within=25)
+
+    return run
+
+
+@pytest.fixture
+def inspect(tinylora: Run) -> Run:
+    """`inspect hf://owner/name`, which downloads an adapter, and of a checkpoint only what isn't weights."""
+    return lambda address, **settings: tinylora(address, "inspect", "hf://owner/name", **settings)
+
+
+@pytest.fixture
+def plan(tinylora: Run, tmp_path: Path) -> Run:
+    """`merge --dry-run` with that base, which downloads it."""
+
+    def run(address: str, adapter: Path = WHOLE.adapter, **settings: str) -> tuple[int, Any, str]:
+        line = ["merge", str(adapter), "-o", str(tmp_path / "merged"), "--base", "hf://owner/name", "--dry-run"]
+        return tinylora(address, *line, **settings)
 
     return run
 
@@ -47,20 +54,20 @@ def repository(directory: Path, source: Path, **more: str) -> Path:
     return directory
 
 
-def test_what_is_needed_is_had(tmp_path: Path, inspect: Run) -> None:
+def test_what_is_needed_is_had(tmp_path: Path, plan: Run) -> None:
     beside = {"consolidated__safetensors": "no", "model__fp16__safetensors": "no", "pytorch_model__bin": "no"}
     more = {"tokenizer__model__v3": "yes", "qwen__tiktoken": "yes", "model__gguf": "no", "training_args__bin": "no"}
     with hub_of(repository(tmp_path / "served", WHOLE.base, **beside, **more)) as address:
-        code, report, said = inspect(address)
+        code, report, said = plan(address)
     assert code == 0, said
-    snapshot = Path(report["path"])
-    assert snapshot.name == COMMIT
+    (snapshot,) = (tmp_path / "home").rglob("snapshots/*")
+    assert (snapshot.name, report["base"]) == (COMMIT, f"hf://owner/name@{COMMIT}")
     have = {path.name for path in snapshot.iterdir()}
     unlike = {name.replace("__", ".") for name, text in (beside | more).items() if text == "no"}
     assert {"model.safetensors", "config.json", "tokenizer.model.v3", "qwen.tiktoken"} <= have
     assert not unlike & have
-    code, offline, said = inspect(NOWHERE, HF_HUB_OFFLINE="1")
-    assert (code, offline) == (0, report), said
+    code, offline, said = plan(NOWHERE, HF_HUB_OFFLINE="1")
+    assert (code, {**offline, "seconds": 0}) == (0, {**report, "seconds": 0}), said
 
 
 def test_bin_where_there_is_nothing_else(inspect: Run) -> None:
@@ -105,12 +112,12 @@ def test_refusals_are_told_apart(
 
 @pytest.mark.parametrize("offline", [False, True])
 @pytest.mark.parametrize("cached", ["nothing", "config.json", "all but a shard"])
-def test_without_the_hub(cached: str, offline: bool, tmp_path: Path, inspect: Run) -> None:
+def test_without_the_hub(cached: str, offline: bool, tmp_path: Path, inspect: Run, plan: Run) -> None:
     """Not in the cache, or a part of it: each is said, with what to do."""
     if cached != "nothing":
         case = fixture("peft020-seed-only")
         with hub_of(case.base) as address:
-            assert inspect(address)[0] == 0
+            assert plan(address, case.adapter)[0] == 0
         for snapshot in (tmp_path / "home").rglob("snapshots/*"):
             files = sorted(snapshot.glob("*.safetensors"))
             for path in files[:1] if cached == "all but a shard" else files:

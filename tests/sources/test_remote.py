@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from fixture_data import fixture
+from hub_runs import finished, started
 from hub_server import COMMIT, Hub, hub_serving
 from huggingface_hub import constants, file_download, hf_api
 
@@ -56,12 +54,8 @@ def serving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
 def tinylora(tmp_path: Path) -> Tinylora:
     """Run a command beside a Hub: exit code, JSON, and what is said."""
 
-    def run(hub: Hub, *line: str, **settings: str) -> tuple[int, Any, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment = {**clean, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.address, **settings}
-        command = [sys.executable, "-m", "tinylora_tools", *line, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return done.returncode, json.loads(done.stdout or "null"), done.stderr
+    def run(hub: Hub, *words: str, **settings: str) -> tuple[int, Any, str]:
+        return finished(started(hub.address, tmp_path / "home", *words, **settings))
 
     return run
 

@@ -24,7 +24,7 @@ from fixture_data import MERGEABLE, Fixture, fixture
 
 import tinylora_tools as tl
 from tinylora_tools.formats.tensors import PIECE
-from tinylora_tools.ops.merge import write
+from tinylora_tools.ops.merge.writing import write
 
 RECORDED = Path(__file__).parent / "bytes.json"
 

@@ -19,7 +19,7 @@ from typing import Any
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
 from tinylora_tools.ops.architecture.run import architecture
-from tinylora_tools.ops.merge import write
+from tinylora_tools.ops.merge.writing import write
 from tinylora_tools.output import rename
 
 for _module, _ in COMMANDS.values():

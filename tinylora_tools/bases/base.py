@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
-from ..formats.checkpoint import Checkpoint, Files, is_checkpoint, is_whole, read_checkpoint, read_model_config
+from ..formats.checkpoint import (
+    Checkpoint,
+    Files,
+    is_checkpoint,
+    is_complete,
+    is_whole,
+    read_checkpoint,
+    read_model_config,
+)
 from ..sources.locate import base_name, locate, shown
 from ..sources.remote import look
 from ..sources.repository import names_repository
@@ -64,10 +72,12 @@ class Base:
         `read_checkpoint`."""
         return dequantizing(read_checkpoint(self.path, self.config, self._files))
 
-    @property
+    @cached_property
     def has_weights(self) -> bool:
-        """Whether there is anything for `checkpoint` to read."""
-        return self.path.is_file() or self._files is not None or is_checkpoint(self.path)
+        """Whether there is anything for `checkpoint` to read: the Hub's cache may have a part of it only."""
+        if self._files is not None or self.path.is_file():
+            return True
+        return is_checkpoint(self.path) and (self.source == str(self.path) or is_complete(self.path))
 
     @property
     def afar(self) -> bool:

@@ -72,6 +72,12 @@ _own_options = all_of(
 @numbering_options
 @release_option
 @click.option("--manifest", is_flag=True, help="Record the sha256 of all that is read and written, for verify-output.")
+@click.option(
+    "--stream-base",
+    is_flag=True,
+    help="Read a base on the Hub by ranges as the merge needs them, instead of downloading it first: only OUT takes "
+    "space. After an interruption the same command goes on behind the last whole shard.",
+)
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option
 @output_options

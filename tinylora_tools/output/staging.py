@@ -44,6 +44,26 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
 
 
 @contextmanager
+def resumable_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """A directory for parts of a long work, and one that is made of them, and of more, at the end; which becomes
+    `output` if the body ends without an exception. Else the parts stay, for the next run to go on from.
+
+    Raises
+    ------
+    OutputError, MismatchError
+        As `staged_directory`.
+    """
+    inputs = list(inputs)
+    check_output(output, force=force, inputs=inputs)
+    with _workshop(output, "what is done so far is kept beside it") as shop:
+        check_output(output, force=force, inputs=inputs)
+        whole = shop.new()
+        whole.mkdir()
+        yield shop.parts, whole
+        _publish(shop, whole, output, force=force)
+
+
+@contextmanager
 def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
     """A path to write a new file at, which becomes `output` if the body ends without an exception.
 
@@ -99,7 +119,7 @@ def _make_parents(output: Path) -> None:
     missing = list(itertools.takewhile(lambda path: not path.exists(), output.parents))
     output.parent.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        _sync(path.parent)
+        flush(path.parent)
 
 
 def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
@@ -108,7 +128,7 @@ def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
     require_unchanged(but=workshop_of(output))
     _sync_tree(whole)
     shop.give_name(whole, force=force)
-    _sync(output.parent)
+    flush(output.parent)
     shop.discard_parts()
     shop.remove_replaced()
 
@@ -236,10 +256,11 @@ def _sync_tree(top: Path) -> None:
     """Flush every file, then every directory, the innermost first: what has a name then has its bytes."""
     inside = sorted(top.rglob("*"), key=lambda path: len(path.parts), reverse=True)
     for path in (*(p for p in inside if not p.is_dir()), *(p for p in inside if p.is_dir()), top):
-        _sync(path)
+        flush(path)
 
 
-def _sync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or a directory's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

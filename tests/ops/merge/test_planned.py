@@ -15,7 +15,8 @@ from tinylora_tools.progress import NoProgress
 
 #: Arguments of merge's that its bytes don't depend on.
 OTHERS = {
-    "adapters", "output", "base", "device", "threads", "verify_base", "manifest", "dry_run", "force", "progress",
+    "adapters", "output", "base", "device", "threads", "verify_base", "manifest", "stream_base",
+    "dry_run", "force", "progress",
 }  # fmt: skip
 
 

@@ -22,10 +22,10 @@ from tinylora_tools.bases.dequantizing import dequantizing
 from tinylora_tools.errors import UnsupportedError
 from tinylora_tools.formats.checkpoint import Checkpoint, read_checkpoint
 from tinylora_tools.formats.memory_file import MemoryFile
-from tinylora_tools.ops.merge.digest import merged_digest
 from tinylora_tools.ops.merge.quantized import dequantize
 from tinylora_tools.ops.merge.run import merge
 from tinylora_tools.ops.merge.words import Outcome, Settled, Source
+from tinylora_tools.ops.merge.writing.digest import merged_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

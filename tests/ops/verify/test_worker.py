@@ -16,7 +16,7 @@ from tinylora_tools import load_adapter
 from tinylora_tools.bases.base import open_base
 from tinylora_tools.errors import TinyLoraError
 from tinylora_tools.ops.convert.packed import pack
-from tinylora_tools.ops.merge.digest import merged_digest
+from tinylora_tools.ops.merge.writing.digest import merged_digest
 from tinylora_tools.ops.verify.worker import merged_elsewhere
 
 

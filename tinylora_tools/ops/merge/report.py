@@ -16,8 +16,8 @@ from ...formats.tensors import FLOAT_NAMES
 from ...sources.locate import shown
 from ...wording import argument
 from .quantized import has_fixed_dtypes
-from .tensor import BaseCheck, TensorResult
 from .words import MergePlan, NewHead
+from .writing.tensor import BaseCheck, TensorResult
 
 #: Above this share of the update lost to rounding, the merge says what to do instead.
 LOST_UPDATE = 0.5

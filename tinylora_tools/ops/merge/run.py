@@ -6,33 +6,36 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...adapters import soundness
 from ...adapters.load import ModuleOrder, order_in
-from ...adapters.source import Source, find_sources, name_the_base
+from ...adapters.source import find_sources
 from ...bases.architectures.families import given_mark
-from ...bases.base import Base, open_base
+from ...bases.base import Base
 from ...checks import at_least, dtype_named, one_of
 from ...core.block_sum import NumpyBlockAdder
-from ...errors import MismatchError, OutputError, UndeterminedError
+from ...errors import OutputError, UnsupportedError
 from ...formats.checkpoint import SAFETENSORS_INDEX
 from ...formats.peft.release import Seeding
 from ...inputs import watches_inputs
 from ...output.companions import copy_model_files, model_files
-from ...output.staging import check_output, staged_directory
+from ...output.staging import check_output, resumable_directory, staged_directory
 from ...progress import NoProgress, Progress
 from ...sources.locate import expanded
 from ...wording import argument
 from ..opened import AdapterLike
 from ..scales import one_each
+from .bases import base_of
 from .card import card_of
 from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
-from .tensor import TensorResult
 from .words import MergePlan
-from .write import MakeAdder, MergeWriter
+from .writing.shards import Shards, mark_of
+from .writing.tensor import TensorResult
+from .writing.write import MakeAdder, MergeWriter
 
 
 @watches_inputs
@@ -54,6 +57,7 @@ def merge(
     release: str | None = None,
     tokenizer: str | None = None,
     manifest: bool = False,
+    stream_base: bool = False,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -67,7 +71,7 @@ def merge(
     output : path
         The directory to make.
     base : path, optional
-        The base's directory; where it is None, the one that the adapters name, if it is at hand.
+        The base's directory; where it is None, the one that the adapters name, which is downloaded if it is on the Hub.
     scale : float or sequence of float
         Factor of the updates: one for all adapters, or one for each.
     dtype : "auto", "float32", "bfloat16" or "float16"
@@ -89,6 +93,9 @@ def merge(
         differs.
     manifest : bool
         Write the sha256 of every file and tensor of base, adapters and output beside the output, for `verify_output`.
+    stream_base : bool
+        Read the weights of a base on the Hub by ranges, as they are needed, instead of downloading them first. What an
+        interrupted merge has written stays beside the output, shard by shard, and the same merge goes on from there.
     dry_run : bool
         Plan and check all but the values of weights; write nothing.
     force : bool
@@ -106,9 +113,14 @@ def merge(
     one_of("release", release, (None, "4", "5"))
     one_of("tokenizer", tokenizer, (None, "base", "adapter"))
     at_least("threads", threads, 1)
+    if manifest and stream_base:
+        raise UnsupportedError(
+            "a manifest records each tensor of the base, which would be sent twice",
+            hint=f"Leave {argument('manifest', True)} or {argument('stream_base', True)} out.",
+        )
     output, progress, sources = expanded(output), progress or NoProgress(), find_sources(adapters)
     scales = one_each(scale, len(sources))
-    at = _common_base(sources) if base is None else open_base(base).require_directory()
+    at = base_of(sources, base, afar=stream_base)
     inputs = [at.path, *(path for source in sources for path in source.inputs())]
     check_output(output, force=force, inputs=inputs)
     settings = Settings(
@@ -123,9 +135,11 @@ def merge(
         for adapter in opened:
             soundness.check_factors(adapter)
     else:
-        with staged_directory(output, force=force, inputs=inputs) as directory:
+        with _staged(output, force=force, inputs=inputs, resumable=at.afar) as (directory, parts):
             copy_model_files(at.path, directory, chosen.tokenizer)
-            results = _write(directory, plan, device, threads, verify_base, progress)
+            mark = mark_of(at, sources, settings, check=verify_base) if parts else ""
+            shards = Shards(parts, mark, plan.files) if parts else None
+            results = _write(directory, plan, shards, device, threads, verify_base, progress)
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
             (directory / "README.md").write_text(card, "utf-8")
@@ -137,48 +151,51 @@ def merge(
     return report_of(output, at, opened, plan, results, notes=chosen.notes, dry_run=dry_run, seconds=seconds)
 
 
-def _common_base(sources: Sequence[Source]) -> Base:
-    """The one base that adapters name, where they agree.
-
-    Raises
-    ------
-    UndeterminedError
-        If one doesn't name its base, or it isn't at hand.
-    MismatchError
-        If they name different ones.
-    """
-    found: dict[Path, Base] = {}
-    for source in sources:
-        base = source.named_base
-        if base is None:
-            name = source.base_name
-            what = f"names {name!r} as its base, which isn't at hand" if name else "doesn't name its base"
-            raise UndeterminedError(what, where=source.path, hint=name_the_base(name))
-        found.setdefault(base.path.resolve(), base)
-    if len(found) > 1:
-        raise MismatchError(
-            f"the adapters name different bases: {', '.join(str(base.path) for base in found.values())}",
-            hint=f"Say with {argument('base')} which one to merge into.",
-        )
-    return next(iter(found.values()))
+@contextmanager
+def _staged(
+    output: Path, *, force: bool, inputs: Sequence[Path], resumable: bool
+) -> Iterator[tuple[Path, Path | None]]:
+    """A directory that becomes the output, and one that shards outlast a run in, if they are to."""
+    if resumable:
+        with resumable_directory(output, force=force, inputs=inputs) as (parts, directory):
+            yield directory, parts
+    else:
+        with staged_directory(output, force=force, inputs=inputs) as directory:
+            yield directory, None
 
 
 def _write(
-    directory: Path, plan: MergePlan, device: str, threads: int | None, verify_base: bool, progress: Progress
+    directory: Path,
+    plan: MergePlan,
+    shards: Shards | None,
+    device: str,
+    threads: int | None,
+    verify_base: bool,
+    progress: Progress,
 ) -> list[TensorResult]:
     progress.start("Merging", plan.size)
+    results: list[TensorResult] = []
     with MergeWriter(
-        directory,
+        shards.directory if shards else directory,
         threads=threads or cores(),
         make_adder=adder_on(device),
         check_base=verify_base,
         progress=progress,
     ) as writer:
         for file in plan.files:
+            if shards and file.name in shards.done:
+                results += shards.done[file.name]
+                progress.advance(file.size)
+                continue
             before = len(writer.results)
             writer.write(file)
             refuse_other_base(writer.results[before:], plan.doubt)
-    return writer.results
+            results += writer.results[before:]
+            if shards:
+                shards.keep(file, writer.results[before:])
+    if shards:
+        shards.move_to(directory, plan.files)
+    return results
 
 
 def cores() -> int:

@@ -34,10 +34,10 @@ from ...sources.locate import locate
 from ...wording import argument, call
 from ...workers import Workers
 from ..opened import AdapterLike
-from .digest import tensor_data
 from .planned import Settings, planned
 from .words import Outcome
-from .write import BLOCK_ELEMENTS, Buffers
+from .writing.digest import tensor_data
+from .writing.write import BLOCK_ELEMENTS, Buffers
 
 
 @dataclass(frozen=True, slots=True)

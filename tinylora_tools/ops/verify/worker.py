@@ -28,7 +28,7 @@ from ...formats.tensors import numpy_dtype
 
 
 def merged_elsewhere(adapter: Adapter, base: Base, *, threads: int, environment: Mapping[str, str]) -> str:
-    """The digest of a merge's bytes, as `ops.merge.digest.merged_digest`, from a process with these settings too.
+    """The digest of a merge's bytes, as `merged_digest`, from a process with these settings too.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def merged_elsewhere(adapter: Adapter, base: Base, *, threads: int, environment:
 
 
 def _main(stream: IO[bytes]) -> None:
-    from ..merge.digest import merged_digest
+    from ..merge.writing.digest import merged_digest
 
     job: dict[str, Any] = json.loads(stream.readline())
     path, arrays = Path(job["path"]), {}

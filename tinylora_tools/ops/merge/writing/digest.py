@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ...adapters.load import Adapter
-from ...bases.base import Base, open_base
-from ...core.block_sum import NumpyBlockAdder
-from ...formats.tensors import TensorInfo
-from ...workers import Workers
-from .plan import plan_merge
+from ....adapters.load import Adapter
+from ....bases.base import Base, open_base
+from ....core.block_sum import NumpyBlockAdder
+from ....formats.tensors import TensorInfo
+from ....workers import Workers
+from ..plan import plan_merge
+from ..words import Outcome, OutputFile
 from .tensor import OpenSource, TensorJob
-from .words import Outcome, OutputFile
 from .write import BLOCK_ELEMENTS, Buffers
 
 

@@ -17,8 +17,8 @@ from tinylora_tools.core import block_sum_torch
 from tinylora_tools.errors import MismatchError, OutputError
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.ops.merge import run as module
-from tinylora_tools.ops.merge import write as merge_write
 from tinylora_tools.ops.merge.run import merge
+from tinylora_tools.ops.merge.writing import write as merge_write
 
 
 def test_bytes_do_not_depend_on_threads_blocks_or_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from tinylora_tools.formats.memory_file import MemoryFile
 from tinylora_tools.formats.safetensors_file import read_header
 from tinylora_tools.formats.tensors import DTYPE_OF, TensorInfo
 from tinylora_tools.ops.merge.plan import plan_merge
-from tinylora_tools.ops.merge.tensor import OpenSource, TensorJob
 from tinylora_tools.ops.merge.words import Outcome, Source
+from tinylora_tools.ops.merge.writing.tensor import OpenSource, TensorJob
 
 Array = np.ndarray[Any, Any]
 

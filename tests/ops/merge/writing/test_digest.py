@@ -13,9 +13,9 @@ from fixture_data import fixture
 
 from tinylora_tools import load_adapter
 from tinylora_tools.errors import MismatchError
-from tinylora_tools.ops.merge import digest as module
-from tinylora_tools.ops.merge.digest import merged_digest
 from tinylora_tools.ops.merge.run import merge
+from tinylora_tools.ops.merge.writing import digest as module
+from tinylora_tools.ops.merge.writing.digest import merged_digest
 
 
 @pytest.mark.parametrize(

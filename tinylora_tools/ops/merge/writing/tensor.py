@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bases.scaled_weight import ScaledWeight
-from ...core.block_sum import BlockAdder, BlockSum, work_dtype
-from ...core.lowrank import left_factor, squared_norm, training_dtype
-from ...core.residual import BaseResidual, Triplets
-from ...errors import MismatchError
-from ...formats.renamed_file import RenamedFile
-from ...formats.safetensors_file import OpenFile, SafetensorsFile
-from ...formats.safetensors_writer import SafetensorsWriter
-from ...formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
-from ...formats.torch_file import TorchFile
-from ...output.file_copy import copy_range, read_into
-from ...wording import argument
-from .words import Outcome, Update
+from ....bases.scaled_weight import ScaledWeight
+from ....core.block_sum import BlockAdder, BlockSum, work_dtype
+from ....core.lowrank import left_factor, squared_norm, training_dtype
+from ....core.residual import BaseResidual, Triplets
+from ....errors import MismatchError
+from ....formats.renamed_file import RenamedFile
+from ....formats.safetensors_file import OpenFile, SafetensorsFile
+from ....formats.safetensors_writer import SafetensorsWriter
+from ....formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
+from ....formats.torch_file import TorchFile
+from ....output.file_copy import copy_range, read_into
+from ....wording import argument
+from ..words import Outcome, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class OpenSource:
         file = file.weight if isinstance(file, ScaledWeight) else file
         self._file = file
         self._read = lru_cache(maxsize=2)(file.read)  # whole, where blocks can't be read by themselves
-        on_disk = file.file if isinstance(file, RenamedFile) else file
-        self._opened = None
-        if isinstance(on_disk, SafetensorsFile):
-            on_disk.remember()
-            self._opened = on_disk.opened
-        if self._opened is None and isinstance(on_disk, (SafetensorsFile, TorchFile)):
-            self._opened = OpenFile(os.open(on_disk.path, os.O_RDONLY))
+        stored = file.file if isinstance(file, RenamedFile) else file
+        self._opened, self._ranges = None, None
+        if isinstance(stored, SafetensorsFile):
+            stored.remember()
+            self._opened, self._ranges = stored.opened, stored.ranges
+        if self._opened is None and self._ranges is None and isinstance(stored, (SafetensorsFile, TorchFile)):
+            self._opened = OpenFile(os.open(stored.path, os.O_RDONLY))
 
     def _descriptor(self, tensor: TensorInfo) -> int | None:
         """Of the file that holds the tensor's bytes in their order; None where they have no place of their own."""
@@ -73,6 +73,10 @@ class OpenSource:
         descriptor = self._descriptor(tensor)
         if descriptor is not None:
             copy_range(descriptor, tensor.start + offset, target.descriptor, start, size)
+        elif self._ranges is not None:
+            piece = memoryview(bytearray(size))
+            self._ranges.read_into(piece, tensor.start + offset)
+            target.write_at(piece, start)
         else:
             data = self._read(tensor.name).reshape(-1).view(np.uint8)
             target.write_at(data[offset : offset + size].data, start)
@@ -89,12 +93,15 @@ class OpenSource:
 
     def _stored(self, tensor: TensorInfo, columns: int, first: int, last: int, buffer: NDArray[Any]) -> NDArray[Any]:
         descriptor = self._descriptor(tensor)
-        if descriptor is None:
+        if descriptor is None and self._ranges is None:
             return self._read(tensor.name).reshape(-1, columns)[first:last]
         dtype = numpy_dtype(tensor.dtype)
         width = columns * dtype.itemsize
         data = buffer[: (last - first) * width]
-        read_into(descriptor, data.data, tensor.start + first * width)
+        if self._ranges is not None:
+            self._ranges.read_into(data.data, tensor.start + first * width)
+        elif descriptor is not None:
+            read_into(descriptor, data.data, tensor.start + first * width)
         return data.view(dtype).reshape(-1, columns)
 
 

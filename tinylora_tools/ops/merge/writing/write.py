@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.block_sum import BlockAdder, BlockSum
-from ...formats.safetensors_writer import SafetensorsWriter
-from ...formats.tensors import TensorInfo
-from ...progress import Progress
-from ...workers import Task, Workers
+from ....core.block_sum import BlockAdder, BlockSum
+from ....formats.safetensors_writer import SafetensorsWriter
+from ....formats.tensors import TensorInfo
+from ....progress import Progress
+from ....workers import Task, Workers
+from ..words import OutputFile
 from .tensor import OpenSource, TensorJob, TensorResult
-from .words import OutputFile
 
 #: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.
 BLOCK_ELEMENTS = 450_000

@@ -1,0 +1,1 @@
+"""The bytes of a merge: summed, copied, and put where they belong."""

@@ -28,6 +28,7 @@ from tinylora_tools.ops.doctor import DoctorReport
 from tinylora_tools.ops.factor import FactorReport
 from tinylora_tools.ops.inspect.adapter import AdapterReport
 from tinylora_tools.ops.inspect.checkpoint import CheckpointReport
+from tinylora_tools.ops.inspect.files import FilesReport
 from tinylora_tools.ops.inspect.packed import PackedReport
 from tinylora_tools.ops.inspect.several import SeveralReport
 from tinylora_tools.ops.inspect.third_party import ThirdPartyReport
@@ -53,7 +54,7 @@ REPORTS: Mapping[str, Sequence[Any]] = {
     "doctor": [DoctorReport],
     "factor": [FactorReport],
     "init": [InitReport],
-    "inspect": [AdapterReport, CheckpointReport, PackedReport, ThirdPartyReport, SeveralReport],
+    "inspect": [AdapterReport, CheckpointReport, PackedReport, ThirdPartyReport, SeveralReport, FilesReport],
     "merge": [MergeReport],
     "project": [ProjectReport],
     "verify-base": [BaseReport],

@@ -1,4 +1,4 @@
-"""A Hub that serves one repository, `owner/name`, from a directory to the real huggingface_hub, on this machine."""
+"""A Hub that serves a repository, `owner/name`, from a directory to the real huggingface_hub, on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +29,8 @@ def git_sha1(data: bytes) -> str:
 class Hub:
     """A Hub, and what it was asked for.
 
-    `files` are the repository's, with sub-directories; `listed` more names that it says it has. `trouble` is what
+    `root` has the repository's files, `others` those of more, by their names; `listed` are names of files that it says
+    it has besides. `trouble` is what
     befalls requests for files: a status with headers for each in turn, "cut" for half an answer, "slow" for one that
     takes a second; then all is well. Of the weights file that is `withheld` nothing but the header comes: requests for
     more are `refused`, or else wait. `sent` counts the bytes of weights files that it gave, `asked` the requests.
@@ -38,6 +39,7 @@ class Hub:
     root: Path
     lfs: tuple[str, ...] = (".safetensors",)
     refusal: tuple[int, dict[str, str]] | None = None
+    others: Mapping[str, Path] = field(default_factory=dict)
     listed: Sequence[str] = ()
     ranges: bool = True
     trouble: list[Any] = field(default_factory=list)
@@ -47,6 +49,11 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     address: str = ""
     lock: Any = field(default_factory=threading.Lock)
+
+    def of(self, path: str) -> tuple[str, Path]:
+        """The repository that a request is for, and its files."""
+        name = next((name for name in self.others if f"/{name}/" in f"{path}/"), "owner/name")
+        return name, self.others.get(name, self.root)
 
     @property
     def elsewhere(self) -> str:
@@ -78,8 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(path, body=body)
 
     def _described(self, path: str) -> Any:
-        files = sorted(file for file in self.hub.root.rglob("*") if file.is_file())
-        named = {file.relative_to(self.hub.root).as_posix(): file for file in files}
+        repository, root = self.hub.of(path)
+        files = sorted(file for file in root.rglob("*") if file.is_file())
+        named = {file.relative_to(root).as_posix(): file for file in files}
         if "/tree/" in path:
             return [{"type": "file", "path": n, "size": f.stat().st_size, "oid": "0" * 40} for n, f in named.items()]
         siblings: list[dict[str, Any]] = [{"rfilename": name} for name in self.hub.listed]
@@ -91,11 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
                     digest = "0" * 64 if size > LARGE else hashlib.sha256(file.read_bytes()).hexdigest()
                     more["lfs"] = {"size": size, "sha256": digest, "pointerSize": 130}
             siblings.append({"rfilename": name, **more})
-        return {"_id": "0", "id": "owner/name", "modelId": "owner/name", "sha": COMMIT, "siblings": siblings}
+        return {"_id": "0", "id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}
 
     def _file(self, path: str, *, body: bool) -> None:
+        repository, root = self.hub.of(path)
         name = path.partition("/resolve/")[2].partition("/")[2] or path.rpartition("/cdn/")[2]
-        file = self.hub.root / name
+        file = root / name
         if not file.is_file():
             self._send(404, {"X-Error-Code": "EntryNotFound"}, b"{}", body=body)
         elif not name.endswith(self.hub.lfs):
@@ -105,7 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             data = file.read_bytes() if file.stat().st_size < LARGE else b""
             headers = {"ETag": f'"{git_sha1(data)}"', "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"'}
-            headers |= {"X-Linked-Size": str(file.stat().st_size), "Location": f"{self.hub.elsewhere}/cdn/{name}"}
+            headers |= {
+                "X-Linked-Size": str(file.stat().st_size),
+                "Location": f"{self.hub.elsewhere}/{repository}/cdn/{name}",
+            }
             self._send(302, headers, b"", body=body)
 
     def _weights(self, file: Path, *, body: bool) -> None:

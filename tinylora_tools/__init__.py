@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .ops.create.init import init
     from .ops.diff import diff
     from .ops.factor import factor
+    from .ops.inspect.files import check_files
     from .ops.inspect.run import inspect
     from .ops.merge.run import merge
     from .ops.merge.verify_output import verify_output
@@ -52,6 +53,7 @@ _HOMES = {
     "UndeterminedError": "errors",
     "UnsupportedError": "errors",
     "architecture": "ops.architecture.run",
+    "check_files": "ops.inspect.files",
     "count": "ops.create.count",
     "described_by": "bases.architectures.families",
     "diff": "ops.diff",
@@ -82,6 +84,7 @@ __all__ = [
     "UndeterminedError",
     "UnsupportedError",
     "architecture",
+    "check_files",
     "count",
     "described_by",
     "diff",

@@ -17,7 +17,7 @@ from ..formats.checkpoint import (
     read_checkpoint,
     read_model_config,
 )
-from ..sources.locate import base_name, locate, shown
+from ..sources.locate import HUB_PREFIX, base_name, locate, shown
 from ..sources.remote import look
 from ..sources.repository import names_repository
 from .architectures.architecture import Architecture
@@ -83,6 +83,12 @@ class Base:
     def afar(self) -> bool:
         """Whether its weights aren't on this machine, or needn't be."""
         return self._files is not None
+
+    @property
+    def commit(self) -> str | None:
+        """That of the repository which it was named as; None for a directory."""
+        repository, _, commit = self.source.partition("@")
+        return commit if repository == f"{HUB_PREFIX}{self.name}" else None
 
     @property
     def source(self) -> str:

@@ -17,6 +17,7 @@ from .shell.command import Command
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.checkpoint import CheckpointReport
+    from ..ops.inspect.files import FilesReport
     from ..ops.inspect.packed import PackedReport
     from ..ops.inspect.several import SeveralReport
     from ..ops.inspect.third_party import ThirdPartyReport
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, type=SOURCE, metavar="SOURCE...")
 @base_option
 @numbering_options
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compare the files of one SOURCE with the digests that the Hub records of them, instead of describing it.",
+)
 @output_options
-def command(sources: tuple[str, ...], out: Output, **given: Any) -> int:
+def command(sources: tuple[str, ...], check: bool, out: Output, **given: Any) -> int:
     """Show what is in adapters or checkpoints.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
@@ -45,6 +51,8 @@ def command(sources: tuple[str, ...], out: Output, **given: Any) -> int:
       tinylora inspect first second Qwen2.5-0.5B --format csv
     """
     leave_threads_to_us()
+    if check:
+        return _check(sources, out)
     from ..ops.inspect.run import inspect
     from ..ops.inspect.several import inspect_several
 
@@ -55,6 +63,32 @@ def command(sources: tuple[str, ...], out: Output, **given: Any) -> int:
     several = inspect_several(sources, **given)
     out.report(several, _render_whole if out.rows == "all" else _render_rows, rows="sources")
     return 0 if several.ok else 1
+
+
+def _check(sources: tuple[str, ...], out: Output) -> int:
+    from ..ops.inspect.files import check_files
+
+    if len(sources) > 1:
+        raise click.UsageError("--check takes one SOURCE.")
+    with out.progress() as progress:
+        report = check_files(sources[0], progress=progress)
+    out.report(report, _render_files, rows="files")
+    return 0 if report.ok else 1
+
+
+def _render_files(report: FilesReport) -> Iterator[Block]:
+    yield Facts("Files", report.path, {"Recorded by": report.recorded_by})
+    rows = [(one.name, _VERDICTS[one.verdict], size(one.bytes)) for one in report.files]
+    yield Table(columns("File", "Verdict", "Bytes", names=("File",), texts=("Verdict",)), rows, of="file", whole=True)
+    counts = {verdict: sum(one.verdict == verdict for one in report.files) for verdict in _VERDICTS}
+    said = f"{plural(counts['same'], 'file')} as the Hub records"
+    more = [f"{counts[verdict]} {word}" for verdict, word in _VERDICTS.items() if counts[verdict] and verdict != "same"]
+    yield Text(f"{', '.join([said, *more])}.", "good" if report.ok else "bad")
+    if not report.ok:
+        yield Text("Fetch what differs again: `hf download` with --force-download.")
+
+
+_VERDICTS = {"same": "same", "differs": "differs", "not-recorded": "not recorded", "not-here": "not here"}
 
 
 def _render_whole(several: SeveralReport) -> Iterator[Block]:

@@ -12,7 +12,7 @@ from .options import (
     THREADS,
     Dtype,
     all_of,
-    base_option,
+    base_option_with,
     force_option,
     numbering_options,
     output_option,
@@ -65,7 +65,7 @@ _own_options = all_of(
 @click.command("merge", cls=Command)
 @click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
-@base_option
+@base_option_with("from the Hub if need be")
 @scale_option
 @_own_options
 @stream_option

@@ -155,12 +155,17 @@ def output_option(metavar: str, text: str, *, required: bool = True) -> Decorato
 
 
 force_option: Decorator = click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
-base_option: Decorator = click.option(
-    "--base",
-    type=SOURCE,
-    metavar="DIR",
-    help="The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, if at hand.",
-)
+
+
+def base_option_with(default: str) -> Decorator:
+    """--base, with what counts where it isn't given."""
+    text = (
+        f"The base model: a directory or hf://owner/name. Default: what the adapter's configuration names, {default}."
+    )
+    return click.option("--base", type=SOURCE, metavar="DIR", help=text)
+
+
+base_option: Decorator = base_option_with("if at hand")
 
 
 def architecture_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -138,6 +138,7 @@ def plan_adapter(base: Base, model: ModelModules, config: TinyLoraConfig, adapte
         target_modules=selection.target_modules,
         fan_in_fan_out=any(m.kind == "Conv1D" for m in modules),
         base_model_name_or_path=config.base_model_name_or_path or base.name,
+        revision=config.revision or (None if config.base_model_name_or_path else base.commit),
     )
     group = {m.name: group_of(i, len(modules), config.weight_tying) for i, m in enumerate(modules)}
     stored = {module.name: _stored(module, adapter_dtype, base.path) for module in modules}

@@ -32,6 +32,7 @@ from .bases import base_of
 from .card import card_of
 from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
+from .tokenizer import Chosen
 from .words import MergePlan
 from .writing.shards import Shards, mark_of
 from .writing.tensor import TensorResult
@@ -128,17 +129,18 @@ def merge(
         given_mark(),
     )  # fmt: skip
     opened, plan, chosen = planned(at, sources, settings, threads=threads, keep_weights=not dry_run, progress=progress)
-    copied = model_files(at.path, chosen.tokenizer)
-    _check_space(output, plan.size + sum(path.stat().st_size for path in copied.values()))
     results: list[TensorResult] = []
     if dry_run:
+        _check_space(output, plan, at, chosen)
         for adapter in opened:
             soundness.check_factors(adapter)
     else:
         with _staged(output, force=force, inputs=inputs, resumable=at.afar) as (directory, parts):
+            shards = None
+            if parts:
+                shards = Shards(parts, mark_of(at, sources, settings, check=verify_base), plan.files)
+            _check_space(output, plan, at, chosen, shards)
             copy_model_files(at.path, directory, chosen.tokenizer)
-            mark = mark_of(at, sources, settings, check=verify_base) if parts else ""
-            shards = Shards(parts, mark, plan.files) if parts else None
             results = _write(directory, plan, shards, device, threads, verify_base, progress)
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
@@ -232,12 +234,16 @@ def _named(first_adapter: ModuleOrder) -> str | tuple[str, ...] | None:
     return str(first_adapter) if isinstance(first_adapter, Path) else tuple(first_adapter)
 
 
-def _check_space(output: Path, size: int) -> None:
+def _check_space(output: Path, plan: MergePlan, base: Base, chosen: Chosen, shards: Shards | None = None) -> None:
+    """Raise OutputError where what is to be written, but for shards that are there already, has no room."""
+    done = shards.done if shards else {}
+    copied = model_files(base.path, chosen.tokenizer).values()
+    size = sum(file.size for file in plan.files if file.name not in done) + sum(path.stat().st_size for path in copied)
     existing = next(path for path in output.absolute().parents if path.exists())
     free = shutil.disk_usage(existing).free
     if free < size:
         raise OutputError(
-            f"the merged model takes {size:,} bytes, and {existing} has {free:,} left",
+            f"the merged model takes {size:,} bytes{' more' if done else ''}, and {existing} has {free:,} left",
             where=output,
             hint="Free some space, or write to another disk.",
         )

@@ -31,7 +31,7 @@ import models
 import torch
 from torch import Tensor
 
-from tinylora_tools.cli.process import keep_freed_memory
+from tinylora_tools.cli.shell.process import keep_freed_memory
 from tinylora_tools.core.svd.triplets import top_triplets
 
 SHAPES = ((3584, 3584), (512, 3584), (18_944, 3584), (3584, 18_944))

@@ -35,6 +35,7 @@ from tinylora_tools.ops.inspect.third_party import ThirdPartyReport
 from tinylora_tools.ops.merge.report import MergeReport
 from tinylora_tools.ops.merge.verify_output import OutputReport
 from tinylora_tools.ops.project import ProjectReport
+from tinylora_tools.ops.push.run import PushReport
 from tinylora_tools.ops.verify.base import BaseReport
 from tinylora_tools.ops.verify.seed import VerifyReport
 
@@ -57,6 +58,7 @@ REPORTS: Mapping[str, Sequence[Any]] = {
     "inspect": [AdapterReport, CheckpointReport, PackedReport, ThirdPartyReport, SeveralReport, FilesReport],
     "merge": [MergeReport],
     "project": [ProjectReport],
+    "push": [PushReport],
     "verify-base": [BaseReport],
     "verify-output": [OutputReport],
     "verify-seed": [VerifyReport],

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import no_network
 from damage import snapshot
 from fixture_data import fixture
+from hub_runs import finished, started
+from hub_uploads import Inbox, hub_taking
 
 from tinylora_tools.cli import main
 
@@ -126,3 +128,27 @@ def leave_uninitialised(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], Non
                 monkeypatch.setattr(base, "_init_weights", lambda *_: None)
 
     return leave
+
+
+@pytest.fixture
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """A Hub that this process pushes to, logged in."""
+    from huggingface_hub import constants  # which few tests need
+
+    with hub_taking() as found:
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
+        monkeypatch.setattr(constants, "ENDPOINT", found.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield found
+
+
+@pytest.fixture
+def pushing(tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
+    """Run a command beside a Hub that is pushed to, logged in to it."""
+
+    def command(hub: Inbox, *words: str, **settings: str) -> tuple[int, Any, str]:
+        given = {"HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", **settings}
+        return finished(started(hub.address, tmp_path / "home", *words, **given))
+
+    return command

@@ -44,6 +44,7 @@ LINES: list[list[str]] = [
     ["merge", "ADAPTER", "--base", "BASE", "-o", "OUT"],
     ["merge", "ADAPTER", "--base", "BASE", "-o", "OUT", "--dry-run"],
     ["project", "--seed", "42", "-u", "3", "-r", "2"],
+    ["push", "ADAPTER", "owner/name"],
     ["verify-base", "ADAPTER", "--base", "BASE"],
     ["verify-base", "ADAPTER", "--base", "MERGED"],
     ["verify-base", "ADAPTER", "--base", "BASE", "--against", "MERGED"],
@@ -82,6 +83,7 @@ def words_of(line: list[str], places: dict[str, str], tmp_path: Path) -> list[st
     return [str(tmp_path / word.lower()) if word.startswith("OUT") else places.get(word, word) for word in line]
 
 
+@pytest.mark.usefixtures("inbox")
 @pytest.mark.parametrize("line", LINES, ids=" ".join)
 def test_what_is_printed_is_as_its_schema_says(
     line: list[str], places: dict[str, str], tmp_path: Path, tinylora: Run

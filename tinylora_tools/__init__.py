@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .ops.merge.run import merge
     from .ops.merge.verify_output import verify_output
     from .ops.project import draw_projection, project
+    from .ops.push.run import push
     from .ops.verify.base import verify_base
     from .ops.verify.seed import verify_seed
 
@@ -65,6 +66,7 @@ _HOMES = {
     "merge": "ops.merge.run",
     "pack": "ops.convert.packed",
     "project": "ops.project",
+    "push": "ops.push.run",
     "to_gguf": "ops.convert.gguf",
     "to_lora": "ops.convert.lora",
     "to_peft": "ops.convert.peft",
@@ -96,6 +98,7 @@ __all__ = [
     "merge",
     "pack",
     "project",
+    "push",
     "to_gguf",
     "to_lora",
     "to_peft",

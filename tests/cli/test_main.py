@@ -35,6 +35,7 @@ LINES = {
     "init": ["SOURCE", "-o", "OUT"],
     "verify-base": ["SOURCE"],
     "project": ["SOURCE", "-o", "OUT"],
+    "push": ["SOURCE", "owner/name"],
     "diff": ["SOURCE", "SOURCE"],
     "verify-output": ["SOURCE"],
     "verify-seed": ["SOURCE"],

@@ -21,9 +21,22 @@ def content_of(path: Path) -> PeftAdapter | Packed | Found:
     """The adapter at a path, its header read; raises as `adapters.source.find_source`."""
     if path.is_dir():
         peft = any((path / name).is_file() for name in WEIGHTS_NAMES)
-        return (None if peft else third_party.find(path)) or read_adapter(path)
+        return (None if peft else packed_in(path) or third_party.find(path)) or read_adapter(path)
     content = open_file(path)
     return content if isinstance(content, (Packed, Found)) else adapter_in(path, content)
+
+
+def packed_in(path: Path) -> Packed | None:
+    """The packed adapter that a file is, or that is the only .safetensors of a directory, as a repository has it; None
+    where there is another thing."""
+    weights = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if len(weights) != 1 or weights[0].suffix != ".safetensors" or not weights[0].is_file():
+        return None
+    try:
+        header = read_header(weights[0], keep_open=True)
+    except FormatError:  # who opens it as what it is says what is wrong with it
+        return None
+    return as_packed(header) if is_packed(header.metadata) else None
 
 
 def open_file(path: Path) -> TensorFile | Found | Packed:

@@ -10,10 +10,10 @@ import click
 from .config_options import target_options
 from .options import SOURCE, device_option, force_option, output_option, output_options, threads_option
 from .output import Output
-from .process import keep_freed_memory
 from .screens.blocks import Block, Table, Text, columns, written
 from .screens.words import bars, by_kind, extent, plural
 from .shell.command import Command
+from .shell.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.factor import FactorReport, ModuleFactors

@@ -11,10 +11,11 @@ import click
 from .config_options import adapter_dtype_option, adapter_options
 from .options import SOURCE, device_option, force_option, output_option, output_options, stream_option, threads_option
 from .output import Output
-from .process import keep_freed_memory
 from .screens.blocks import Block, written
 from .screens.words import plural
 from .shell.command import Command
+from .shell.process import keep_freed_memory
+from .shell.pushing import push_option
 
 if TYPE_CHECKING:
     from ..formats.peft.config import TinyLoraConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @threads_option
 @force_option
 @output_options
+@push_option
 def command(config: TinyLoraConfig, base_model: str | None, out: Output, **given: Any) -> None:
     """Make a new adapter of BASE in PEFT's format, from the checkpoint's files alone.
 

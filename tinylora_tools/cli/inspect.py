@@ -9,10 +9,10 @@ import click
 
 from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output
-from .process import leave_threads_to_us
 from .screens.blocks import Block, Facts, Table, Text, columns
 from .screens.words import by_kind, extent, plural, size, some_of
 from .shell.command import Command
+from .shell.process import leave_threads_to_us
 
 if TYPE_CHECKING:
     from ..ops.inspect.adapter import AdapterReport

@@ -19,11 +19,11 @@ from ..errors import TinyLoraError
 from ..inputs import watching_inputs
 from ..wording import worded_by
 from .output import print_error, print_json
-from .process import end_on_signals, keep_standard_streams, may_start_threads
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
 from .shell.explained import NO_MORE_THREADS, explained
 from .shell.groups import LazyGroup
+from .shell.process import end_on_signals, keep_standard_streams, may_start_threads
 from .shell.wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
@@ -36,6 +36,7 @@ COMMANDS = {
     "verify-base": ("verify_base", "Verify that an adapter's factors belong to a base."),
     "convert": ("convert", "Convert adapters into other forms: LoRA, PEFT, packed."),
     "diff": ("diff", "Compare two adapters or two checkpoints."),
+    "push": ("push", "Publish a model or an adapter on the Hub, with a card."),
     "project": ("project", "Draw projections from a seed, or store an adapter's."),
     "architecture": ("architecture", "Describe a base's model from the installed transformers."),
     "verify-output": ("verify_output", "Verify a merged model by its manifest."),

@@ -23,11 +23,12 @@ from .options import (
     stream_option,
 )
 from .output import Output
-from .process import keep_freed_memory, leave_threads_to_us
 from .screens.blocks import Block, Text, written
 from .screens.heat import heat_map
 from .screens.words import plural
 from .shell.command import Command
+from .shell.process import keep_freed_memory, leave_threads_to_us
+from .shell.pushing import push_option
 
 if TYPE_CHECKING:
     from ..ops.merge.report import MergeReport
@@ -81,6 +82,7 @@ _own_options = all_of(
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option
 @output_options
+@push_option
 def command(adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, **given: Any) -> None:
     """Merge TinyLoRA adapters into their base checkpoint.
 

@@ -84,6 +84,11 @@ class Output:
         ):  # what it shows is done, whatever became of them
             partial.write_text(drawn, encoding="utf-8")
 
+    def talk(self, text: str) -> None:
+        """A line on stderr about what was done besides; none where it is to be quiet."""
+        if not self.quiet:
+            print_lines(labelled(Span("", ""), text, terminal_of(sys.stderr).room.width, 2), err=True)
+
     def warn(self, text: str) -> None:
         """A warning on stderr; one that can't wait for the report isn't repeated behind it."""
         self._said.add(text)

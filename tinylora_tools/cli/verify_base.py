@@ -9,10 +9,10 @@ import click
 
 from .options import SOURCE, architecture_option, base_option, device_option, output_options, threads_option
 from .output import Output
-from .process import keep_freed_memory
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import by_kind, plural, scientific, some_of
 from .shell.command import Command
+from .shell.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.verify.base import BaseReport, ModuleVerdict

@@ -9,10 +9,10 @@ import click
 
 from .options import SOURCE, THREADS, architecture_option, base_option, output_options
 from .output import Output
-from .process import keep_freed_memory, leave_threads_to_us
 from .screens.blocks import Block, Items, Text
 from .screens.words import plural
 from .shell.command import Command
+from .shell.process import keep_freed_memory, leave_threads_to_us
 
 if TYPE_CHECKING:
     from ..ops.merge.verify_output import OutputReport

@@ -9,10 +9,10 @@ import click
 
 from .options import OUTPUT, SOURCE, base_option, force_option, numbering_options, output_options
 from .output import Output
-from .process import keep_freed_memory
 from .screens.blocks import Block, Table, Text, columns
 from .screens.words import scientific
 from .shell.command import Command
+from .shell.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.verify.adapter import AdapterVerdict

@@ -54,6 +54,19 @@ def adapter_files(adapter: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(_files(adapter)) if path.parent == adapter}
 
 
+def publishable(directory: Path) -> dict[str, Path]:
+    """All of a model or an adapter that may be published, by its name: its weights too, but no hidden files, nor what a
+    training left there.
+
+    Raises
+    ------
+    UnsupportedError
+        For a link that leads out of the directory.
+    """
+    files = {path.relative_to(directory).as_posix(): path for path in sorted(_files(directory, weights=True))}
+    return {name: _real_file(path, directory) for name, path in files.items()}
+
+
 def copy_model_files(base: Path, output: Path, tokenizer: TokenizerFiles | None = None) -> None:
     """Copy what `model_files` says.
 
@@ -102,11 +115,11 @@ def _real_file(path: Path, directory: Path) -> Path:
     )
 
 
-def _files(directory: Path) -> Iterator[Path]:
+def _files(directory: Path, *, weights: bool = False) -> Iterator[Path]:
     for path in directory.iterdir():
         if path.name.startswith(".") or _LITTER.fullmatch(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        elif (path.is_file() or path.is_symlink()) and not path.name.endswith(_WEIGHTS):
+            yield from _files(path, weights=weights)
+        elif (path.is_file() or path.is_symlink()) and (weights or not path.name.endswith(_WEIGHTS)):
             yield path

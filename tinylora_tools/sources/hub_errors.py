@@ -10,14 +10,15 @@ from .repository import Repository
 
 
 @contextmanager
-def told(repository: Repository, source: str) -> Iterator[None]:
+def told(repository: Repository, source: str, *, writing: bool = False) -> Iterator[None]:
     """Raise TinyLoraError for whatever huggingface_hub, or a network below it, raises meanwhile."""
     try:
         yield
     except (MemoryError, TinyLoraError):
         raise
     except Exception as error:
-        what, hint = _said(error, repository)
+        known = (_said_of_writing(error) if writing else None) or _said(error, repository)
+        what, hint = known or _otherwise(error, writing=writing)
         raise TinyLoraError(what, where=source, hint=hint) from None
 
 
@@ -36,8 +37,19 @@ def unreachable(error: BaseException) -> bool:
     return offline or (_is_network(several) and not any(_status(one) for one in several))
 
 
-def _said(error: Exception, repository: Repository) -> tuple[str, str]:
-    """What happened, and what to do."""
+def _said_of_writing(error: Exception) -> tuple[str, str] | None:
+    """What happened to what was to be written, where that isn't what happens to readers too."""
+    several = list(_causes(error))
+    status = next((code for one in several if (code := _status(one)) is not None), None)
+    if status in (401, 403):
+        return f"the Hub doesn't take it from this account ({status})", "Log in with a token that may write there."
+    if status is None and _is_network(several):
+        return "the connection to the Hub broke, or there is none", "Try again: what was sent isn't sent twice."
+    return None
+
+
+def _said(error: Exception, repository: Repository) -> tuple[str, str] | None:
+    """What happened, and what to do; None for what nobody knows."""
     from huggingface_hub import constants, errors, get_token
 
     several = list(_causes(error))
@@ -74,7 +86,13 @@ def _said(error: Exception, repository: Repository) -> tuple[str, str]:
             f"the Hub can't be reached, and {have}",
             f"Check the network, and that {constants.ENDPOINT} is the Hub (HF_ENDPOINT). Or name a local directory.",
         )
+    return None
+
+
+def _otherwise(error: Exception, *, writing: bool) -> tuple[str, str]:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if writing:
+        return f"can't be pushed: {reason}", "Try again; HF_DEBUG=1 shows what is sent and what comes back."
     return (
         f"can't be had from the Hub: {reason}",
         "Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",

@@ -95,6 +95,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("inbox")
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_run(tinylora: Run, place: Path, name: str) -> None:
     """One after the other; what they write is in nobody's way."""

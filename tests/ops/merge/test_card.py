@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,38 @@ def test_the_card_says_what_was_merged(tmp_path: Path) -> None:
         "# qwen2-bf16 with TinyLoRA merged\n\n"
         "The weights of qwen2-bf16 with the updates of these TinyLoRA adapters added:\n\n"
         f"{line}1\n{line}-0.25\n\n"
-        f"Rounding changed the update by 0.0023 of its norm. Merged by tinylora-tools {__version__}."
+        f"Rounding changed the update by 0.0023 of its norm. Merged by tinylora-tools {__version__}.\n\n"
+        "- name: PEFT 0.21.2, seed 42\n- name: PEFT 0.21.2, seed 42"
     )
     assert card.data.to_dict() == {"library_name": "transformers", "tags": ["tinylora", "merge"]}
+
+
+def test_a_base_in_the_hub_s_cache_tells_its_commit_license_and_tags(tmp_path: Path) -> None:
+    """Whatever the adapter calls it; nothing else of the base's own card comes along."""
+    base = tmp_path / "models--owner--name" / "snapshots" / ("a" * 40)
+    shutil.copytree(CASE.base, base)
+    (base / "README.md").write_text("---\nlicense: mit\ntags: [chat]\npipeline_tag: x\n---\n# The base's own card\n")
+    merge(CASE.adapter, tmp_path / "out", base)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.to_dict() == {
+        "base_model": "owner/name",
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "license": "mit",
+        "tags": ["tinylora", "merge", "chat"],
+    }
+    assert f"- base: commit {'a' * 40}" in card.text.splitlines()
+    assert "own card" not in card.content
+
+
+@pytest.mark.parametrize(
+    "head", ["---\nlicense: [\n---\n", "---\n- a\n---\n", "no head", "---\nlicense: {a: b}\n---\n"]
+)
+def test_a_base_s_card_that_cannot_be_read_says_nothing(head: str, tmp_path: Path) -> None:
+    shutil.copytree(CASE.base, tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text(head)
+    merge(CASE.adapter, tmp_path / "out", tmp_path / "base")
+    assert "license" not in ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()
 
 
 def test_a_base_on_the_hub_is_named_as_the_hub_reads_it(tmp_path: Path) -> None:

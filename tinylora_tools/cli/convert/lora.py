@@ -9,10 +9,10 @@ import click
 
 from ..options import Dtype, several
 from ..output import Output
-from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
 from ..shell.command import Command
+from ..shell.process import keep_freed_memory
 from .sources import sum_options
 
 if TYPE_CHECKING:

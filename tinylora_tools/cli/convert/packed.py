@@ -18,10 +18,11 @@ from ..options import (
     threads_option,
 )
 from ..output import Output
-from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural, size
 from ..shell.command import Command
+from ..shell.process import keep_freed_memory
+from ..shell.pushing import push_option
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @threads_option
 @force_option
 @output_options
+@push_option
 def command(adapter: str, find: Callable[[str], Source], out: Output, **given: Any) -> None:
     """Pack an adapter into v and what it takes to make the rest again from the base: less than a kilobyte.
 

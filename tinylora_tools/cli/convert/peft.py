@@ -19,10 +19,11 @@ from ..options import (
     threads_option,
 )
 from ..output import Output
-from ..process import keep_freed_memory
 from ..screens.blocks import Block, written
 from ..screens.words import plural
 from ..shell.command import Command
+from ..shell.process import keep_freed_memory
+from ..shell.pushing import push_option
 from .sources import source_options
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 @threads_option
 @force_option
 @output_options
+@push_option
 def command(adapter: str, find: Callable[[str], Source], out: Output, **given: Any) -> None:
     """Write an adapter of any form in PEFT's files, anew.
 

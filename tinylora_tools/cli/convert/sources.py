@@ -24,6 +24,7 @@ from ..options import (
     stream_option,
     threads_option,
 )
+from ..shell.pushing import push_option
 
 if TYPE_CHECKING:
     from ...adapters.source import Source
@@ -98,4 +99,5 @@ def sum_options(metavar: str, about: str, *own: Decorator) -> Decorator:
         threads_option,
         force_option,
         output_options,
+        push_option,
     )

@@ -28,8 +28,8 @@ class FileVerdict:
 
 @dataclass(frozen=True, slots=True)
 class FilesReport:
-    """What `tinylora inspect --check` says; `ok` where no file differs. `recorded_by` is the repository, at its commit,
-    or the cache's own notes where the Hub wasn't asked."""
+    """What `tinylora inspect` says of files that it compares; `ok` where none differs. `recorded_by` is the repository,
+    at its commit, or huggingface_hub's own notes where the Hub wasn't asked."""
 
     kind: str
     path: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...adapters.content import open_file
+from ...adapters.content import open_file, packed_in
 from ...adapters.load import Adapter, ModuleOrder
 from ...adapters.source import Source, adapter_of, find_source
 from ...bases.base import Base, open_base
@@ -81,12 +81,14 @@ def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base |
     return _in_directory(path) if path.is_dir() else _in_file(path)
 
 
-def _in_directory(path: Path) -> Source | Base | Found:
+def _in_directory(path: Path) -> Packed | Source | Base | Found:
     other = third_party.find(path, checkpoints=False)
     if other is not None and not any((path / name).is_file() for name in WEIGHTS_NAMES):
         return other
     if is_checkpoint(path):
         return Base(path)
+    if (packed := packed_in(path)) is not None:
+        return packed
     if find_adapter(path) is None:
         raise FormatError(
             "neither an adapter nor a checkpoint is in this directory",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ... import __version__
 from ...adapters.load import Adapter
-from ...sources.model_card import is_repository, model_card, one_line
+from ...sources.locate import HUB_PREFIX, shown
+from ...sources.model_card import is_repository, model_card, one_line, said_of_base
 from .words import NewHead
 
 _TIED = {
@@ -27,7 +28,8 @@ def card_of(
 ) -> str:
     """A card that says what the merged model was made from. It names no path of the machine."""
     named = next((a.config.base_model_name_or_path for a in adapters if a.config.base_model_name_or_path), None)
-    repository = named if named and _is_repository(named) else None
+    cached, _, commit = shown(base).removeprefix(HUB_PREFIX).partition("@")
+    repository = cached if commit else named if named and _is_repository(named) else None
     origin = repository or one_line(base.resolve().name)
     made_of = "".join(f"- {_adapter_line(one, scale)}\n" for one, scale in zip(adapters, scales, strict=True))
     text = (
@@ -35,8 +37,22 @@ def card_of(
         f"The weights of {origin} with the updates of these TinyLoRA adapters added:\n\n{made_of}\n"
         f"{_TIED[tied]}{_head(head)}"
         f"Rounding changed the update by {loss:.2g} of its norm. Merged by tinylora-tools {__version__}.\n"
+        f"{_origins(commit, adapters)}"
     )
-    return model_card(text, base_model=repository, tags=["tinylora", "merge"])
+    return model_card(text, base_model=repository, tags=["tinylora", "merge"], inherited=said_of_base(base))
+
+
+def _origins(commit: str, adapters: Sequence[Adapter]) -> str:
+    """Commits and releases, as far as they are known."""
+    found = [f"- base: commit {commit}"] if commit else []
+    for adapter in adapters:
+        version, seed = adapter.config.peft_version, adapter.config.projection_seed
+        by = f"PEFT {one_line(version)}" if version else "a release of PEFT that isn't known"
+        seeded = f", seed {seed}" if adapter.header.has_config else ""
+        _, _, own = shown(adapter.path).partition("@")
+        at = f", commit {own.partition('/')[0]}" if own else ""
+        found.append(f"- {one_line(adapter.path.resolve().name)}: {by}{seeded}{at}")
+    return "".join(["\n", *(f"{line}\n" for line in found)])
 
 
 def _head(head: NewHead | None) -> str:

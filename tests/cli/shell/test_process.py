@@ -40,7 +40,7 @@ def test_freed_blocks_are_kept() -> None:
     """A block that is asked for again and again costs page faults the first time only."""
     code = (
         "import resource, numpy as np\n"
-        "from tinylora_tools.cli.process import keep_freed_memory\n"
+        "from tinylora_tools.cli.shell.process import keep_freed_memory\n"
         "{}\n"
         "def faults():\n    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "np.ones(1 << 23)\n"
@@ -68,7 +68,7 @@ def test_numpy_is_kept_to_one_thread_in_a_merge() -> None:
 
 def test_threads_that_the_user_asked_for_are_left() -> None:
     code = (
-        "import os; from tinylora_tools.cli.process import leave_threads_to_us; leave_threads_to_us()\n"
+        "import os; from tinylora_tools.cli.shell.process import leave_threads_to_us; leave_threads_to_us()\n"
         "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['VECLIB_MAXIMUM_THREADS'])"
     )
     assert python(code) == "1 1"
@@ -112,7 +112,7 @@ def test_streams_that_are_full(command: str, streams: str) -> None:
 def test_a_terminal_that_is_closed_is_a_request_to_end_but_under_nohup() -> None:
     code = (
         "import os, signal, sys\n"
-        "from tinylora_tools.cli.process import end_on_signals\n"
+        "from tinylora_tools.cli.shell.process import end_on_signals\n"
         "{}\nend_on_signals()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGHUP)\n"
         "except SystemExit as end:\n    print(end.code); os.kill(os.getpid(), signal.SIGHUP)\n"

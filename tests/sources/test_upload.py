@@ -1,0 +1,72 @@
+"""What the Hub takes, and what it refuses, by the real huggingface_hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fixture_data import fixture
+from hub_uploads import hub_taking
+
+from tinylora_tools.errors import FormatError
+from tinylora_tools.sources.repository import Repository
+from tinylora_tools.sources.upload import target
+
+CASE = fixture("peft021-layers")
+CARD = "README.md"
+
+Push = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "found"),
+    [
+        ("you/name", None, Repository("you/name")),
+        ("hf://you/name@v1", None, Repository("you/name", "v1")),
+        ("https://huggingface.co/you/name", "feature/x", Repository("you/name", "feature/x")),
+    ],
+)
+def test_where_to(name: str, revision: str | None, found: Repository) -> None:
+    assert target(name, revision) == found
+
+
+@pytest.mark.parametrize("name", ["name", "a b/c", "you/name/file", "datasets/you/name", "../x", ""])
+def test_what_can_be_no_repository(name: str) -> None:
+    with pytest.raises(FormatError):
+        target(name)
+
+
+def test_a_branch_and_a_pull_request(pushing: Push) -> None:
+    with hub_taking() as hub:
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name", "--revision", "v1")
+        assert code == 0, said
+        assert {"branch": "v1"} in hub.made
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "hf://you/name", "--create-pr")
+        assert code == 0, said
+    assert report["pull_request"] == f"{hub.address}/you/name/discussions/1"
+    assert [(one["branch"], one["pull"]) for one in hub.commits] == [("v1", False), ("main", True)]
+
+
+@pytest.mark.parametrize("trouble", [[500], ["cut"], [503, 500]], ids=str)
+def test_trouble_that_passes(trouble: list[Any], pushing: Push) -> None:
+    with hub_taking(trouble=trouble) as hub:
+        code, _, said = pushing(hub, "push", str(CASE.adapter), "you/name")
+    assert code == 0, said
+    weights = "adapter_model.safetensors"
+    assert hub.files[weights] == (CASE.adapter / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "what"),
+    [
+        (("/api/models/you/name/preupload", 401), "the Hub doesn't take it from this account (401)"),
+        (("/api/models/you/name/commit", 403), "the Hub doesn't take it from this account (403)"),
+    ],
+)
+def test_refusals(refusal: tuple[str, int], what: str, pushing: Push) -> None:
+    with hub_taking(refusal=refusal) as hub:
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name")
+    assert (code, report["error"]["message"], hub.files) == (1, what, {}), said
+    assert report["error"]["hint"] == "Log in with a token that may write there."
+    assert "Traceback" not in said

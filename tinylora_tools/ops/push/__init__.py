@@ -1,0 +1,1 @@
+"""Models and adapters published on the Hub, with a card."""

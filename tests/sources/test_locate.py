@@ -32,6 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("tinylora_tools.sources.locate.look", lambda _: None)  # as where the Hub can't be asked
     return found
 
 
@@ -92,6 +93,7 @@ def test_what_the_hub_says_is_passed_on_in_a_line(error: Exception, monkeypatch:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("tinylora_tools.sources.locate.look", lambda _: None)  # as where the Hub can't be asked
     with pytest.raises(TinyLoraError) as caught:
         locate("hf://owner/name")
     assert str(caught.value) == (

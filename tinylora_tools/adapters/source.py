@@ -160,7 +160,7 @@ class Source:
 
     def _base_at_hand(self, packed: Packed) -> Base:
         found = self.named_base
-        if found is None:
+        if found is None or found.is_partial:
             raise MismatchError(
                 f"is packed, and its base {packed.config.base_model_name_or_path!r} isn't at hand",
                 where=self.path,

@@ -80,6 +80,11 @@ class Base:
         return is_checkpoint(self.path) and (self.source == str(self.path) or is_complete(self.path))
 
     @property
+    def is_partial(self) -> bool:
+        """Whether the Hub's cache has a part of it only, without its weights."""
+        return not self.has_weights and self.source != str(self.path)
+
+    @property
     def afar(self) -> bool:
         """Whether its weights aren't on this machine, or needn't be."""
         return self._files is not None

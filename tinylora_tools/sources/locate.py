@@ -8,28 +8,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from functools import partialmethod
 from pathlib import Path
-from typing import Any
 
 from ..errors import FormatError
-from .hub_errors import not_whole, told
-from .repository import HUB_PREFIX, Repository, names_repository, parsed
+from .download import whole
+from .remote import look
+from .repository import HUB_PREFIX, names_repository, parsed
 
-__all__ = ["HUB_PREFIX", "base_name", "checked", "expanded", "locate", "locate_base", "shown", "texts_of"]
-
-#: What a checkpoint or an adapter needs besides its weights: no weights of other frameworks, no images.
-_TEXTS = [
-    "*.json", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.bpe", "*.jinja", "*.py", "*.md", "LICENSE*",
-    "NOTICE*",
-]  # fmt: skip
-
-#: Weights that stand beside those which transformers loads: the same ones in another form or dtype, and of a training.
-_BESIDES = [
-    "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*/*.safetensors", "*/*.bin", "training_args.bin",
-    "optimizer*.bin", "scheduler*.bin",
-]  # fmt: skip
-
+__all__ = ["HUB_PREFIX", "base_name", "checked", "expanded", "locate", "locate_base", "shown"]
 
 #: How the Hub's cache calls a model's directory.
 _CACHED = "models--"
@@ -117,38 +103,9 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-def texts_of(repository: Repository, source: str) -> Path:
-    """The snapshot of a repository in the Hub's cache, with all but its weights."""
-    from huggingface_hub import snapshot_download, utils
-
-    bar: Any = utils
-    unseen = type("Unseen", (bar.tqdm,), {"__init__": partialmethod(bar.tqdm.__init__, disable=True)})
-    with told(repository, source):
-        found = snapshot_download(
-            repository.id,
-            revision=repository.revision,
-            allow_patterns=_TEXTS,
-            ignore_patterns=_BESIDES,
-            tqdm_class=unseen,  # they are small
-        )
-    return Path(found)
-
-
 def _download(source: str) -> Path:
-    """A repository's snapshot in the Hub's cache: its .safetensors, or where there are none its .bin."""
-    from huggingface_hub import constants, snapshot_download
-
-    repository = parsed(source)
-    for weights in ("*.safetensors", "*.bin"):
-        with told(repository, source):
-            found = snapshot_download(
-                repository.id,
-                revision=repository.revision,
-                allow_patterns=[*_TEXTS, weights],
-                ignore_patterns=_BESIDES,
-            )
-        if any(Path(found).glob(weights)):
-            return Path(found)
-    if constants.HF_HUB_OFFLINE:
-        raise not_whole(repository, source)
-    return Path(found)
+    """A repository's snapshot in the Hub's cache."""
+    remote = look(source)
+    if remote is None:
+        return whole(parsed(source), source, None)
+    return whole(remote.named, source, remote.files)

@@ -17,9 +17,9 @@ from ..errors import FormatError, TinyLoraError
 from ..formats.checkpoint import SAFETENSORS_INDEX, SAFETENSORS_NAME, read_tensor_file
 from ..formats.safetensors_file import read_remote_header
 from ..formats.tensors import TensorFile
+from .download import texts
 from .hub_errors import told, unreachable
 from .hub_records import HubRecord
-from .locate import texts_of
 from .repository import Repository, parsed
 
 #: Bytes that are asked for at a time, of which a copy is in memory until they are where they belong.
@@ -46,17 +46,24 @@ class Remote:
 
     Attributes
     ----------
-    repository : Repository
-        Its revision is the commit.
+    named : Repository
+        As it was named: the cache notes which commit a branch was at.
+    commit : str
     files : Mapping
         What it holds, by name.
     source : str
         As it was named.
     """
 
-    repository: Repository
+    named: Repository
+    commit: str
     files: Mapping[str, HubFile]
     source: str
+
+    @property
+    def repository(self) -> Repository:
+        """It at the commit."""
+        return Repository(self.named.id, self.commit)
 
     @property
     def is_checkpoint(self) -> bool:
@@ -66,7 +73,8 @@ class Remote:
     @cached_property
     def directory(self) -> Path:
         """Where all that a model has besides weights is: it is downloaded to the Hub's cache."""
-        return texts_of(self.repository, self.source)
+        found = texts(self.named, self.source)
+        return found if found.name == self.commit else texts(self.repository, self.source)  # it has moved since
 
     def has(self, name: str) -> bool:
         return name in self.files
@@ -109,7 +117,7 @@ def look(source: str) -> Remote | None:
             raise
     files = {one.rfilename: HubFile(one.size or 0, _record(one)) for one in info.siblings or ()}
     _require_inside(files, source)
-    return Remote(Repository(repository.id, info.sha), files, source)
+    return Remote(repository, info.sha or "", files, source)
 
 
 def _record(sibling: Any) -> HubRecord | None:

@@ -94,7 +94,7 @@ def architecture(
     OutputError
         If the output is there already.
     """
-    at = open_base(base)
+    at = open_base(base, afar=True)
     if at.config is None:
         raise FormatError("no config.json here, which would tell the model", where=at.path, hint="Name its directory.")
     target = None if output is None else expanded(output)

@@ -53,7 +53,7 @@ def _common(sources: Sequence[Source], *, afar: bool) -> Base:
 def _named_by(source: Source, *, afar: bool) -> Base:
     """The base of one adapter."""
     base, name = source.named_base, source.base_name
-    if base is not None and (base.has_weights or base.source == str(base.path)):  # else a part is in the Hub's cache
+    if base is not None and not base.is_partial:
         return base
     if name is None or not is_repository(name):
         what = f"names {name!r} as its base, which isn't at hand" if name else "doesn't name its base"

@@ -102,7 +102,7 @@ def verify_output(
     directory = locate(output)
     manifest, sources = read_manifest(directory), find_sources(adapters) if adapters is not None else []
     at = open_base(base).require_directory() if base is not None else sources[0].named_base if sources else None
-    if sources and at is None:
+    if sources and (at is None or at.is_partial):
         raise UndeterminedError(
             "the base isn't at hand", where=sources[0].path, hint=f"Name it: {argument('base', ...)}."
         )

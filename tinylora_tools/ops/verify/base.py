@@ -140,7 +140,7 @@ def verify_base(
     started = time.perf_counter()
     progress, where, source = progress or NoProgress(), check_device(device), find_source(adapter)
     at = source.named_base if base is None else open_base(base)
-    if at is None:
+    if at is None or at.is_partial:
         hint = name_the_base(source.base_name)
         raise MismatchError("the adapter's base isn't at hand", where=source.path, hint=hint)
     everything = all_tensors or against is not None

@@ -1,0 +1,68 @@
+"""What is downloaded of a repository, to the Hub's cache: of its weights only those that a model is loaded from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from fnmatch import fnmatch
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+from .hub_errors import not_whole, told
+from .repository import Repository
+
+#: What a checkpoint or an adapter needs besides its weights: no weights of other frameworks, no images.
+_TEXTS = [
+    "*.json", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.bpe", "*.jinja", "*.py", "*.md", "LICENSE*",
+    "NOTICE*",
+]  # fmt: skip
+
+#: Weights that stand beside those which transformers loads: the same ones in another form or dtype, and of a training.
+_BESIDES = [
+    "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*/*.safetensors", "*/*.bin", "training_args.bin",
+    "optimizer*.bin", "scheduler*.bin",
+]  # fmt: skip
+
+
+def texts(repository: Repository, source: str) -> Path:
+    """A repository's snapshot with all but its weights."""
+    from huggingface_hub import utils
+
+    bar: Any = utils
+    unseen = type("Unseen", (bar.tqdm,), {"__init__": partialmethod(bar.tqdm.__init__, disable=True)})
+    return _snapshot(repository, source, [], tqdm_class=unseen)  # they are small
+
+
+def whole(repository: Repository, source: str, names: Collection[str] | None) -> Path:
+    """A repository's snapshot with its .safetensors, or where there are none its .bin; `names` are its files, where
+    they are known."""
+    from huggingface_hub import constants
+
+    for weights in ("*.safetensors", "*.bin"):
+        if weights != "*.bin" and names is not None and not any(map(_is_one(weights), names)):
+            continue
+        found = _snapshot(repository, source, [weights])
+        if any(found.glob(weights)):
+            return found
+    if constants.HF_HUB_OFFLINE:
+        raise not_whole(repository, source)
+    return found
+
+
+def _is_one(pattern: str) -> Callable[[str], bool]:
+    return lambda name: fnmatch(name, pattern) and not any(fnmatch(name, beside) for beside in _BESIDES)
+
+
+def _snapshot(repository: Repository, source: str, weights: list[str], **more: Any) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with told(repository, source):
+        return Path(
+            snapshot_download(
+                repository.id,
+                revision=repository.revision,
+                allow_patterns=[*_TEXTS, *weights],
+                ignore_patterns=_BESIDES,
+                **more,
+            )
+        )

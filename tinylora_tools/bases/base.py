@@ -12,8 +12,8 @@ from ..formats.checkpoint import (
     Checkpoint,
     Files,
     is_checkpoint,
-    is_complete,
     is_whole,
+    lacks_shards,
     read_checkpoint,
     read_model_config,
 )
@@ -77,7 +77,7 @@ class Base:
         """Whether there is anything for `checkpoint` to read: the Hub's cache may have a part of it only."""
         if self._files is not None or self.path.is_file():
             return True
-        return is_checkpoint(self.path) and (self.source == str(self.path) or is_complete(self.path))
+        return is_checkpoint(self.path) and (self.source == str(self.path) or not lacks_shards(self.path))
 
     @property
     def is_partial(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -14,11 +15,13 @@ from click.shell_completion import CompletionItem
 
 from ..checks import DTYPES, SHORT_DTYPES
 from ..errors import FormatError
+from ..sources.bars import unseen
 from ..sources.locate import checked, expanded
 from .output import Output, check_picture
 from .screens.forms import FORMS
 from .screens.page import Rows
 from .screens.picture import ENDINGS
+from .screens.terminal import terminal_of
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -125,7 +128,8 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if save is not None:
             check_picture(save, force=force, forced=forced)
         out = Output("json" if as_json else form, quiet, rows, save, force)
-        return function(*arguments, out=out, **given)
+        with unseen(quiet or not terminal_of(sys.stderr).cursor):
+            return function(*arguments, out=out, **given)
 
     return all_of(
         click.option(

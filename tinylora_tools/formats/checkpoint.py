@@ -109,14 +109,14 @@ def is_checkpoint(path: Path) -> bool:
     return any((path / name).is_file() for name in _EXPECTED)
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether all weights files are there that the one which a checkpoint starts from asks for."""
+def lacks_shards(directory: Path) -> bool:
+    """Whether a directory has an index, and not all files that it names."""
     first = next((name for name in _EXPECTED if (directory / name).is_file()), None)
     if first not in (SAFETENSORS_INDEX, _BIN_INDEX):
-        return first is not None
+        return False
     weight_map = read_object(directory / first).get("weight_map")
     names = {*weight_map.values()} if isinstance(weight_map, dict) else set()
-    return all(isinstance(name, str) and (directory / name).is_file() for name in names)
+    return not all(isinstance(name, str) and (directory / name).is_file() for name in names)
 
 
 class Files(Protocol):

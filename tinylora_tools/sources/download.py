@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from fnmatch import fnmatch
-from functools import partialmethod
 from pathlib import Path
-from typing import Any
 
+from ..formats.checkpoint import lacks_shards
+from .bars import as_told, unseen
 from .hub_errors import not_whole, told
 from .repository import Repository
 
@@ -26,25 +26,26 @@ _BESIDES = [
 
 def texts(repository: Repository, source: str) -> Path:
     """A repository's snapshot with all but its weights."""
-    from huggingface_hub import utils
-
-    bar: Any = utils
-    unseen = type("Unseen", (bar.tqdm,), {"__init__": partialmethod(bar.tqdm.__init__, disable=True)})
-    return _snapshot(repository, source, [], tqdm_class=unseen)  # they are small
+    with unseen():  # they are small
+        return _snapshot(repository, source, [])
 
 
 def whole(repository: Repository, source: str, names: Collection[str] | None) -> Path:
-    """A repository's snapshot with its .safetensors, or where there are none its .bin; `names` are its files, where
-    they are known."""
-    from huggingface_hub import constants
+    """A repository's snapshot with its .safetensors, or without any its .bin; `names` are its files, None where
+    the Hub can't be asked.
 
+    Raises
+    ------
+    TinyLoraError
+        If it can't be had, or the cache has a part of it and no more can be had.
+    """
     for weights in ("*.safetensors", "*.bin"):
         if weights != "*.bin" and names is not None and not any(map(_is_one(weights), names)):
             continue
         found = _snapshot(repository, source, [weights])
-        if any(found.glob(weights)):
+        if any(found.glob(weights)) and (names is not None or not lacks_shards(found)):
             return found
-    if constants.HF_HUB_OFFLINE:
+    if names is None:
         raise not_whole(repository, source)
     return found
 
@@ -53,16 +54,15 @@ def _is_one(pattern: str) -> Callable[[str], bool]:
     return lambda name: fnmatch(name, pattern) and not any(fnmatch(name, beside) for beside in _BESIDES)
 
 
-def _snapshot(repository: Repository, source: str, weights: list[str], **more: Any) -> Path:
+def _snapshot(repository: Repository, source: str, weights: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    with told(repository, source):
+    with told(repository, source), as_told():
         return Path(
             snapshot_download(
                 repository.id,
                 revision=repository.revision,
                 allow_patterns=[*_TEXTS, *weights],
                 ignore_patterns=_BESIDES,
-                **more,
             )
         )

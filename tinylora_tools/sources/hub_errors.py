@@ -23,9 +23,15 @@ def told(repository: Repository, source: str, *, writing: bool = False) -> Itera
 
 
 def not_whole(repository: Repository, source: str) -> TinyLoraError:
-    """What to say of a repository of which the cache has a part, where nothing may be fetched."""
-    what = "the Hub's cache has a part of it, without its weights, and HF_HUB_OFFLINE is set"
-    return TinyLoraError(what, where=source, hint=_offline_hint(repository))
+    """What to say of a repository of which the cache has a part, where no more can be fetched."""
+    from huggingface_hub import constants
+
+    part = "the Hub's cache has a part of it, without its weights"
+    if constants.HF_HUB_OFFLINE:
+        what, hint = f"{part}, and HF_HUB_OFFLINE is set", _offline_hint(repository)
+    else:
+        what, hint = f"the Hub can't be reached, and {part}", _network_hint()
+    return TinyLoraError(what, where=source, hint=hint)
 
 
 def unreachable(error: BaseException) -> bool:
@@ -84,7 +90,7 @@ def _said(error: Exception, repository: Repository) -> tuple[str, str] | None:
         have = "the cache has only a part of it" if is_a("IncompleteSnapshotError") else "it isn't in the cache"
         return (
             f"the Hub can't be reached, and {have}",
-            f"Check the network, and that {constants.ENDPOINT} is the Hub (HF_ENDPOINT). Or name a local directory.",
+            _network_hint(),
         )
     return None
 
@@ -97,6 +103,12 @@ def _otherwise(error: Exception, *, writing: bool) -> tuple[str, str]:
         f"can't be had from the Hub: {reason}",
         "Check the name and the network; HF_TOKEN opens private repositories. Or name a local directory.",
     )
+
+
+def _network_hint() -> str:
+    from huggingface_hub import constants
+
+    return f"Check the network, and that {constants.ENDPOINT} is the Hub (HF_ENDPOINT). Or name a local directory."
 
 
 def _offline_hint(repository: Repository) -> str:

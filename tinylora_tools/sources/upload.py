@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TinyLoraError
+from .bars import as_told
 from .hub_errors import told
 from .repository import HUB_PREFIX, Repository, names_repository, parsed
 
@@ -81,7 +82,7 @@ def upload(
     from huggingface_hub import HfApi
 
     api, source, branch = HfApi(library_name="tinylora-tools"), str(repository), repository.revision
-    with told(repository, source, writing=True), tempfile.TemporaryDirectory() as directory:
+    with told(repository, source, writing=True), as_told(), tempfile.TemporaryDirectory() as directory:
         if not create_pr:
             api.create_repo(repository.id, private=private or None, exist_ok=True)
             if branch is not None and not branch.startswith("refs/"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edited_files import edited_copy
 from fixture_data import fixture
 from hub_runs import finished, started
 from hub_uploads import Inbox, hub_taking
@@ -98,3 +99,26 @@ def test_a_packed_adapter_is_used_as_its_card_says(tmp_path: Path, pushing: Push
     assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (
         tmp_path / "wanted" / "model.safetensors"
     ).read_bytes()
+
+
+def test_the_base_s_own_card_is_not_taken_for_an_adapter_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inbox: Inbox
+) -> None:
+    """Byte for byte it is refused, where the base is at hand; another that names no base, or of a model that nobody
+    says was merged, is asked about."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "you" / "base").mkdir(parents=True)
+    text = "---\nlicense: mit\nbase_model: you/older\n---\n# Base\n"
+    (tmp_path / "you" / "base" / CARD).write_text(text)
+    adapter = edited_copy(CASE.name, tmp_path / "adapter", base_model_name_or_path="you/base")
+    (adapter / CARD).write_text(text)
+    with pytest.raises(UnsupportedError, match="is the base's own card, unchanged"):
+        push(adapter, "you/name")
+    assert inbox.commits == []
+    (adapter / CARD).write_text("---\nbase_model: you/base\n---\n# Mine\n")
+    assert push(adapter, "you/name").warnings == []
+    (adapter / CARD).write_text("# Mine\n")
+    assert "names no base model" in push(adapter, "you/name").warnings[0]
+    merge(CASE.adapter, tmp_path / "merged", CASE.base)
+    (tmp_path / "merged" / CARD).write_text(text)
+    assert "is it the base's own card?" in push(tmp_path / "merged", "you/name").warnings[0]

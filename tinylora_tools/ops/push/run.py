@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...adapters.content import packed_in
-from ...errors import FormatError
+from ...errors import FormatError, UnsupportedError
 from ...formats.checkpoint import is_checkpoint
 from ...formats.packed import Packed
 from ...formats.peft.adapter import find_adapter
 from ...formats.serving.mlx_adapter import WEIGHTS_NAME as MLX_WEIGHTS
+from ...inputs import read_input
 from ...output.companions import publishable
-from ...sources.locate import locate
+from ...sources.locate import locate, locate_base
 from ...sources.model_card import CARD, head_of
 from ...sources.repository import names_repository
 from ...sources.upload import require_login, target, upload
@@ -71,7 +72,7 @@ def push(
     FormatError
         If the repository can't be one, or there is neither a model nor an adapter at the path.
     UnsupportedError
-        For a link that leads out of the directory.
+        For a link that leads out of the directory, and for a card that is the base's own.
     TinyLoraError
         If nobody is logged in, or the Hub refuses it.
     """
@@ -81,6 +82,8 @@ def push(
     require_login(found)
     files = publishable(at) if at.is_dir() else {at.name: at}
     own = CARD in files
+    if own:
+        _refuse_the_base_s_card(at, content)
     texts = {} if own else {CARD: card_for(at, content, found.id, base_model)}
     done = upload(files, texts, found, private=private, create_pr=create_pr, message=message)
     return PushReport(
@@ -124,6 +127,18 @@ def _notes(at: Path, content: Packed | Path, *, own: bool, base_model: str | Non
     if not own:
         known = base_model or base_named(at, content)
         return [] if known else ["the card names no base model: the adapter doesn't name one that is on the Hub"]
-    if "base_model" in head_of(at / CARD):
+    head = head_of(at / CARD)
+    tags = head.get("tags")
+    if "base_model" in head and (not is_checkpoint(at) or (isinstance(tags, list) and "tinylora" in tags)):
         return []
-    return [f"{CARD} doesn't name the base model in its head: if it is the base's own card, replace it"]
+    return [f"{CARD} names no base model in its head, or isn't what merge wrote: is it the base's own card?"]
+
+
+def _refuse_the_base_s_card(at: Path, content: Packed | Path) -> None:
+    """Raise UnsupportedError for a card that says of the base what isn't true of an adapter."""
+    named = base_named(at, content)
+    base = locate_base(named, None, at) if named else None
+    if base is not None and (base / CARD).is_file() and read_input(base / CARD) == read_input(at / CARD):
+        raise UnsupportedError(
+            "is the base's own card, unchanged", where=at / CARD, hint="Remove it, and one is made; or write your own."
+        )

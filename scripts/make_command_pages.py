@@ -1,15 +1,18 @@
-"""Make docs/commands: a page for each command, of its help.
+"""Make docs/commands, a page for each command, of its help; and what `tinylora help WORD` knows, of docs/glossary.md.
 
 python scripts/make_command_pages.py
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from tinylora_tools.cli.about.help import GLOSSARY
 from tinylora_tools.cli.main import ABOUT, COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +76,16 @@ def pages() -> dict[str, str]:
     return {"index.md": head + "".join(rows), **found}
 
 
+def glossary() -> str:
+    """JSON of words to what they mean, without links."""
+    rows = re.findall(r"^\| (?!Word)([^|]+) \| (.+) \|$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)
+    alone, link = r" \(\[[^]]+\]\([^)]+\)\)", r"\[([^]]+)\]\([^)]+\)"
+    told = {words: re.sub(link, r"\1", re.sub(alone, "", meaning)) for words, meaning in rows}
+    return json.dumps(told, ensure_ascii=False, indent=1) + "\n"
+
+
 def main() -> None:
+    GLOSSARY.write_text(glossary(), "utf-8")
     PAGES.mkdir(exist_ok=True)
     made = pages()
     for old in PAGES.glob("*.md"):

@@ -86,7 +86,8 @@ def factor_report() -> FactorReport:
 
 def merge_report() -> MergeReport:
     modules = [
-        MergedModule(name, f"{name}.weight", 0.5, 0.0023 * (1 + i % 7), 1.2e-7) for i, name in enumerate(MODULES)
+        MergedModule(name, f"{name}.weight", 0.5, 40.0 + 3 * (i % 5), 0.0023 * (1 + i % 7), 1.2e-7)
+        for i, name in enumerate(MODULES)
     ]
     return MergeReport(
         "merged", "models/Base-7B", ["runs/adapter"], False, 96, 0, 243, 0, 15_200_000_000, 21.4, "kept", None, 0.0087,

@@ -23,6 +23,10 @@ def test_a_page_for_each_command_is_what_the_script_makes() -> None:
     assert {name.replace(" ", "-") + ".md" for name in names} == written.keys() - {"index.md"}
 
 
+def test_the_glossary_of_the_command_line_is_the_page_s() -> None:
+    assert script.GLOSSARY.read_text("utf-8") == script.glossary()
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What mkdocs makes of the documents, with warnings as errors: links, anchors, pages that nothing leads to."""

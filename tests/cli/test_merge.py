@@ -30,7 +30,7 @@ def test_merge_reports(tinylora: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     real = json.loads(tinylora(*arguments, "-o", tmp_path / "a", "--json").out)
     assert real.keys() == MERGE_KEYS
-    assert real["modules"][0].keys() == {"name", "tensor", "delta_norm", "delta_error", "rho"}
+    assert real["modules"][0].keys() == {"name", "tensor", "delta_norm", "weight_norm", "delta_error", "rho"}
     assert real["modules_merged"] == len(case.modules)
     assert real["bytes_written"] == sum(path.stat().st_size for path in (tmp_path / "a").glob("*.safetensors"))
     text = tinylora(*arguments, "-o", tmp_path / "b")

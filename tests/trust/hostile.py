@@ -265,11 +265,14 @@ def hub(place: Path, data: bytes) -> None:
     """What the Hub's client says when it fails, or hands over."""
     text = data.decode("utf-8", "replace")
     for error in (OSError(text), OSError(5, text), ValueError(text), KeyError(text), FileNotFoundError(2, text, text)):
-        with mock.patch("huggingface_hub.snapshot_download", side_effect=error):
-            try:
-                locate("hf://owner/name")
-            except TinyLoraError as said:
-                assert "\n" not in said.what
+        asked = mock.patch("huggingface_hub.HfApi.model_info", side_effect=error)
+        silent = mock.patch("tinylora_tools.sources.locate.look", return_value=None)
+        for before in (asked, silent):
+            with before, mock.patch("huggingface_hub.snapshot_download", side_effect=error):
+                try:
+                    locate("hf://owner/name")
+                except TinyLoraError as said:
+                    assert "\n" not in said.what
     accepted(lambda: locate(f"hf://{text}") if "/" not in text else None)
 
 

@@ -165,6 +165,7 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     ]
     titles = columns("Index", "Group", "Rank", "Shape", "Module", names=("Module",), texts=("Shape",))
     yield Table(titles, modules, kinds=_kinds(report), of="module")
+    yield Text("`tinylora help group`, or index, or rank, tells what a column is.", "faint")
 
 
 def _size_of_v(vectors: VectorSize | None) -> str:

@@ -84,7 +84,7 @@ def group() -> None:
     """Inspect, merge and verify TinyLoRA adapters (arXiv:2602.04118), as Hugging Face PEFT writes them.
 
     Every command reads local paths, or Hub repositories written hf://owner/name[@revision]. `tinylora help COMMAND`
-    shows what one does, with examples.
+    shows what one does, with examples, and `tinylora help WORD` what a word of the reports means.
     """
 
 

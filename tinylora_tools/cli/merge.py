@@ -25,7 +25,7 @@ from .options import (
 from .output import Output
 from .screens.blocks import Block, Text, written
 from .screens.heat import heat_map
-from .screens.words import plural
+from .screens.words import plural, scientific
 from .shell.command import Command
 from .shell.process import keep_freed_memory, leave_threads_to_us
 from .shell.pushing import push_option
@@ -137,5 +137,8 @@ def _render(report: MergeReport, maps: bool) -> Iterator[Block]:
     verb = "Would write" if report.dry_run else "Wrote"
     yield from written(report.output, report.bytes_written, report.seconds, *lines, verb=verb)
     if maps and report.modules:
+        shares = {module.name: module.delta_norm / (module.weight_norm or 1.0) for module in report.modules}
+        yield Text("Of the weight's norm, the update has:")
+        yield heat_map(shares, scientific)
         yield Text("Of the update's norm, rounding changed:")
         yield heat_map({module.name: module.delta_error for module in report.modules}, "{:.2%}".format)

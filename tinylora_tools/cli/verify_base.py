@@ -90,6 +90,7 @@ def _render(report: BaseReport) -> Iterator[Block]:
         notes=[(m.name, m.note) for m in worst_first if m.note],
         of="module",
     )
+    yield Text("`tinylora help residual`, or agreement, or gap, tells what a column is.", "faint")
     if report.verdict in _NEXT:
         names = [m.name for m in worst_first if m.verdict == report.verdict]
         yield Text(f"{report.verdict}: {some_of(names, 5)}")

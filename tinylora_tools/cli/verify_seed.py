@@ -87,6 +87,7 @@ def _render(report: VerifyReport) -> Iterator[Block]:
     titles = columns("Check", "Stream", "Result", "ulp", "abs", names=("Check",), texts=("Stream", "Result"))
     notes = [(_called(check, report.checks), check.note) for check in report.checks if check.note]
     yield Table(titles, rows, notes=notes, of="check")
+    yield Text("`tinylora help stream`, or ulp, tells what a column is.", "faint")
     if report.skipped:
         yield Text(f"Skipped: {'; '.join(report.skipped)}.")
     yield Text("All agree." if report.ok else "Not all agree.", "good" if report.ok else "bad")

@@ -25,10 +25,12 @@ class BlockSum(NamedTuple):
 
     error : the sum of squares of (result - W) - delta, that is what rounding did to the update; not finite if a result
         isn't.
+    weight : the sum of squares of W
     residuals : for each set of triplets, the block's `residual_parts`
     """
 
     error: float
+    weight: float
     residuals: list[tuple[NDArray[Any], NDArray[Any]]]
 
 
@@ -94,4 +96,6 @@ class NumpyBlockAdder:
             np.subtract(term, weight, out=term)
             np.subtract(term, delta, out=term)
             error = float(np.vdot(term, term))
-            return BlockSum(error, [residual_parts(weight, one, first) for one in triplets])
+            return BlockSum(
+                error, float(np.vdot(weight, weight)), [residual_parts(weight, one, first) for one in triplets]
+            )

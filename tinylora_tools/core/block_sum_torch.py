@@ -53,7 +53,9 @@ class TorchBlockAdder:
         error = float(torch.sum(((result.to(self._dtype) - weight) - delta) ** 2))
         plain = result.view(torch.int16) if result.dtype == torch.bfloat16 else result
         np.copyto(out.view(np.int16) if result.dtype == torch.bfloat16 else out, plain.cpu().numpy())
-        return BlockSum(error, [self._residual_parts(weight, one, first) for one in triplets])
+        return BlockSum(
+            error, float(torch.sum(weight**2)), [self._residual_parts(weight, one, first) for one in triplets]
+        )
 
     def _residual_parts(
         self, weight: torch.Tensor, triplets: Triplets, first: int

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from fixture_data import ROOT, fixture
 
 from tinylora_tools import merge, pack
+from tinylora_tools.cli.about.help import GLOSSARY, glossary
 from tinylora_tools.cli.convert import FORMS
 from tinylora_tools.cli.main import ABOUT, COMMANDS, group
 from tinylora_tools.cli.shell.command import Command
 
 Run = Callable[..., Any]
 
+PACKAGE = GLOSSARY.parents[1]
 NAMES = [*COMMANDS, *ABOUT, *(f"convert {form}" for form in FORMS)]
 
 
@@ -76,6 +78,32 @@ def test_help_of_what_there_is_not(tinylora: Run) -> None:
     ):
         result = tinylora("help", *words)
         assert (result.code, said in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["residual"], "residual: How far factors are from being a weight's triplets"),
+        (["rho"], "rho: How far factors are"),
+        (["module", "order"], "module order: See index."),
+        (["r"], "r: The rank:"),
+        (["R"], "R: The matrix (r, r) in the middle"),
+        (["Stream"], "stream: The arithmetic that turns a seed into P"),
+    ],
+    ids=str,
+)
+def test_help_of_a_word(tinylora: Run, words: list[str], said: str) -> None:
+    result = tinylora("help", *words)
+    assert (result.code, " ".join(result.out.split()).startswith(said)) == (0, True), result
+    assert "](" not in result.out
+
+
+def test_every_word_that_screens_point_to_is_explained() -> None:
+    code = "".join(path.read_text() for path in (PACKAGE / "cli").glob("*.py"))
+    pointers = re.findall(r"`tinylora help (\w+)`((?:, or \w+)*), tells what a column is", code)
+    words = [word for first, more in pointers for word in (first, *re.findall(r"or (\w+)", more))]
+    assert len(words) > 5
+    assert {*words} <= glossary().keys()
 
 
 @pytest.fixture

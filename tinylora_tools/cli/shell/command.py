@@ -35,7 +35,12 @@ def write_help(text: str, formatter: click.HelpFormatter) -> None:
 
 
 class Command(click.Command):
-    """A click command whose help is one sentence, examples, what else there is to say, and options in groups."""
+    """A click command whose help is one sentence, examples, what else there is to say, and options in groups; and last
+    where its words are explained."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text("`tinylora help WORD` tells what a word means: residual, stream, group, triplet, ...")
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_help(self.help or "", formatter)

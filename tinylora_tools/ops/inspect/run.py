@@ -87,9 +87,9 @@ def _in_directory(path: Path) -> Packed | Source | Base | Found:
         return other
     if is_checkpoint(path):
         return Base(path)
-    if (packed := packed_in(path)) is not None:
-        return packed
     if find_adapter(path) is None:
+        if (packed := packed_in(path)) is not None:
+            return packed
         raise FormatError(
             "neither an adapter nor a checkpoint is in this directory",
             where=path,

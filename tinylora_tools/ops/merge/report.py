@@ -25,12 +25,14 @@ LOST_UPDATE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MergedModule:
-    """One changed tensor: its module, the norm of its update, what rounding did to that as a share of the norm,
-    and the residual of the adapter's factors on the base (None when it wasn't checked)."""
+    """One changed tensor: its module, the norm of its update and that of the base's weight, what rounding did to the
+    update as a share of its norm, and the residual of the adapter's factors on the base (None when it wasn't
+    checked)."""
 
     name: str
     tensor: str
     delta_norm: float
+    weight_norm: float
     delta_error: float
     rho: float | None
 
@@ -132,6 +134,7 @@ def _merged_module(result: TensorResult) -> MergedModule:
         name=result.updates[0].module,
         tensor=result.tensor,
         delta_norm=math.sqrt(result.delta),
+        weight_norm=math.sqrt(result.weight),
         delta_error=share_lost([result]),
         rho=max(rhos, default=None),
     )

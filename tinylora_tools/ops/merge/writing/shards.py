@@ -91,10 +91,11 @@ def _files(adapter: Path) -> Iterable[Path]:
 
 def _as_json(result: TensorResult) -> dict[str, Any]:
     checks = [[check.rho, check.factors_dtype, check.base_dtype] for check in result.checks]
-    return {"tensor": result.tensor, "delta": result.delta, "error": result.error, "checks": checks}
+    figures = {"delta": result.delta, "error": result.error, "weight": result.weight}
+    return {"tensor": result.tensor, **figures, "checks": checks}
 
 
 def _from_json(said: dict[str, Any], file: OutputFile) -> TensorResult:
     updates = next(outcome.updates for info, outcome in file.tensors if info.name == said["tensor"])
     checks = tuple(BaseCheck(update, *check) for update, check in zip(updates, said["checks"], strict=False))
-    return TensorResult(said["tensor"], updates, said["delta"], said["error"], checks)
+    return TensorResult(said["tensor"], updates, said["delta"], said["error"], said["weight"], checks)

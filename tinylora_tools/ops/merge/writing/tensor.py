@@ -39,12 +39,13 @@ class BaseCheck:
 
 @dataclass(frozen=True, slots=True)
 class TensorResult:
-    """What the merge did to one tensor: ||delta||^2, and the square of what rounding did to it."""
+    """What the merge did to one tensor: ||delta||^2, the square of what rounding did to it, and ||W||^2."""
 
     tensor: str
     updates: tuple[Update, ...]
     delta: float
     error: float
+    weight: float
     checks: tuple[BaseCheck, ...]
 
 
@@ -117,7 +118,7 @@ class TensorJob:
         )
         self.out_dtype = numpy_dtype(info.dtype)
         self.work_dtype = work_dtype(self.out_dtype)
-        self._error = 0.0
+        self._error = self._weight = 0.0
         self._checks: list[tuple[Update, str, Triplets, BaseResidual]] = []
         self._check = check
         self._ready = not outcome.updates
@@ -159,7 +160,7 @@ class TensorJob:
                 np.copyto(out, W, casting="unsafe")
             if np.any(np.isinf(out) & np.isfinite(W)):
                 self._refuse(first, last, W)
-            block = BlockSum(0.0, [])
+            block = BlockSum(0.0, 0.0, [])
         return block, out.reshape(-1).view(np.uint8).data
 
     def start_of(self, row: int) -> int:
@@ -180,6 +181,7 @@ class TensorJob:
     def collect(self, block: BlockSum) -> None:
         """Count a block's share; in the order of the blocks."""
         self._error += block.error
+        self._weight += block.weight
         for (*_, residual), parts in zip(self._checks, block.residuals, strict=True):
             residual.add(parts)
 
@@ -190,4 +192,4 @@ class TensorJob:
             BaseCheck(update, residual.rho, factors_dtype, base_dtype)
             for update, factors_dtype, _, residual in self._checks
         )
-        return TensorResult(self.info.name, self.outcome.updates, self._delta, self._error, checks)
+        return TensorResult(self.info.name, self.outcome.updates, self._delta, self._error, self._weight, checks)

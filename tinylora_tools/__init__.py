@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .ops.factor import factor
     from .ops.inspect.files import check_files
     from .ops.inspect.run import inspect
+    from .ops.merge.expected import merged
     from .ops.merge.run import merge
     from .ops.merge.verify_output import verify_output
     from .ops.project import draw_projection, project
@@ -64,6 +65,7 @@ _HOMES = {
     "inspect": "ops.inspect.run",
     "load_adapter": "adapters.source",
     "merge": "ops.merge.run",
+    "merged": "ops.merge.expected",
     "pack": "ops.convert.packed",
     "project": "ops.project",
     "push": "ops.push.run",
@@ -96,6 +98,7 @@ __all__ = [
     "inspect",
     "load_adapter",
     "merge",
+    "merged",
     "pack",
     "project",
     "push",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, output_options
+from .options import SOURCE, architecture_option, output_options, scale_option, several
 from .output import Output
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import kind_of, plural, scientific
@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     default=0.0,
     help="Tensors are equal up to this share of A's norm, whatever their dtypes; with 0 every bit counts.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=SOURCE,
+    metavar="ADAPTER",
+    help="A is a merged model, and B its base: compare it with what a merge of this adapter into B writes.",
+)
+@scale_option
+@architecture_option
 @output_options
-def command(out: Output, **given: Any) -> int:
+def command(
+    first: str, second: str, adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, **given: Any
+) -> int:
     """Compare two adapters or two checkpoints. Exits with 0 when they are equal, 1 when not.
 
     A and B are directories or weights files. Tensors are compared as they are stored: the largest distance of two
@@ -38,11 +50,21 @@ def command(out: Output, **given: Any) -> int:
     Examples:
       tinylora diff merged Qwen2.5-0.5B --rows kinds
       tinylora diff first second --tolerance 1e-6
+      tinylora diff merged Qwen2.5-0.5B --adapter adapter
     """
     from ..ops.diff import diff
 
+    if scales and not adapters:
+        raise click.UsageError("--scale is for --adapter.")
+    scale = several(scales, adapters)
     with out.progress() as progress:
-        report = diff(progress=progress, **given)
+        if adapters:
+            from ..ops.merge.expected import merged
+
+            wanted = merged(adapters, like=first, base=second, scale=scale, progress=progress)
+            report = diff(first, wanted, progress=progress, **given)
+        else:
+            report = diff(first, second, progress=progress, **given)
     out.report(report, _render, rows="differences")
     return 0 if report.equal else 1
 

@@ -88,6 +88,17 @@ class TensorFile(Protocol):
     def pieces(self, name: str) -> Iterator[bytes]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """An adapter's or a model's tensors, wherever they come from: what they are called, each one's file, the settings
+    beside them, and what to know of them."""
+
+    name: str
+    files: Mapping[str, TensorFile]
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
 def same_values(one: TensorFile, name: str, other: TensorFile, other_name: str) -> bool:
     """Whether two tensors hold the same values."""
     import numpy as np

@@ -17,7 +17,7 @@ from ..formats.checkpoint import is_checkpoint, read_checkpoint, read_tensor_fil
 from ..formats.json_file import read_object
 from ..formats.peft.adapter import WEIGHTS_NAMES, find_adapter
 from ..formats.peft.config import CONFIG_NAME
-from ..formats.tensors import TensorFile, numpy_dtype
+from ..formats.tensors import TensorFile, Tensors, numpy_dtype
 from ..inputs import watches_inputs
 from ..progress import NoProgress, Progress
 from ..sources.locate import locate
@@ -69,8 +69,8 @@ class DiffReport:
 
 @watches_inputs
 def diff(
-    first: str | Path,
-    second: str | Path,
+    first: str | Path | Tensors,
+    second: str | Path | Tensors,
     *,
     tolerance: float = 0.0,
     progress: Progress | None = None,
@@ -79,8 +79,8 @@ def diff(
 
     Parameters
     ----------
-    first, second : path
-        Directories, or weights files.
+    first, second : path, or Tensors
+        Directories, or weights files; or what `merged` says that a merge would write.
     tolerance : float
         Up to which ||a - b|| over ||a|| tensors count as equal, whatever their dtypes are. With 0 bits, dtypes and
         settings have to be the same.
@@ -96,7 +96,8 @@ def diff(
     if not tolerance >= 0:
         raise UnsupportedError(f"{argument('tolerance', tolerance)}, expected 0 or more")
     progress = progress or NoProgress()
-    (here, mine), (there, others) = _tensors_of(locate(first)), _tensors_of(locate(second))
+    one_side, other_side = (at if isinstance(at, Tensors) else _tensors_at(at) for at in (first, second))
+    here, there = one_side.files, other_side.files
     common = [name for name in here if name in there]
     progress.start("Comparing", sum(here[name].tensors[name].nbytes for name in common))
     found, identical = [], 0
@@ -107,15 +108,30 @@ def diff(
         if one is not None and not _within(one, tolerance):
             found.append(one)
     only = [[name for name in some if name not in others] for some, others in ((here, there), (there, here))]
-    settings = _settings(mine, others, _ORIGINS | _DTYPES if tolerance else _ORIGINS)
+    but = _ORIGINS | _DTYPES if tolerance else _ORIGINS
+    settings = _settings(one_side.settings, other_side.settings, but)
     equal = not (found or only[0] or only[1] or settings)
     return DiffReport(
-        str(first), str(second), equal, tolerance, len(common), identical, found, only[0], only[1], settings, []
+        one_side.name,
+        other_side.name,
+        equal,
+        tolerance,
+        len(common),
+        identical,
+        found,
+        only[0],
+        only[1],
+        settings,
+        [*one_side.notes, *other_side.notes],
     )
 
 
 def _within(one: TensorDifference, tolerance: float) -> bool:
     return one.relative is not None and 0 < tolerance >= one.relative
+
+
+def _tensors_at(path: str | Path) -> Tensors:
+    return Tensors(str(path), *_tensors_of(locate(path)))
 
 
 def _tensors_of(path: Path) -> tuple[Mapping[str, TensorFile], Mapping[str, Any]]:

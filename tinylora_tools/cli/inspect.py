@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..ops.inspect.checkpoint import CheckpointReport
     from ..ops.inspect.files import FilesReport
     from ..ops.inspect.packed import PackedReport
+    from ..ops.inspect.rounding import RoundingLoss
     from ..ops.inspect.several import SeveralReport
     from ..ops.inspect.third_party import ThirdPartyReport
     from ..ops.inspect.vectors import VectorSize
@@ -40,8 +41,8 @@ def command(sources: tuple[str, ...], check: bool, out: Output, **given: Any) ->
     """Show what is in adapters or checkpoints.
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
-    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests. Several get a
-    row each, or with --rows all one screen after the other; those that can't be read are named, and make the exit code
+    adapter's smallest tensors are read; all of an adapter's own, where its file records their digests; and with --base
+    a few weights, to say how much of the update a merge in bfloat16 would lose. Several get a row each, or with --rows all one screen after the other; those that can't be read are named, and make the exit code
     1.
 
     \b
@@ -141,6 +142,7 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
         "Trainable": f"{plural(report.trainable_parameters, 'parameter')} in {plural(report.groups, 'group')}: "
         f"{size(report.trainable_bytes)} as stored, {size(report.trainable_bytes_bf16)} in bf16",
         "Size of v": _size_of_v(report.vectors),
+        **_lost(report.rounding),
         "File": f"{size(report.file_bytes)}, {plural(report.stored_parameters, 'parameter')}",
         "Written by": f"PEFT {report.peft_version}" if report.peft_version else "unknown",
         "Settings": ", ".join(settings) or "unknown",
@@ -168,6 +170,13 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     yield Text("`tinylora help group`, or index, or rank, tells what a column is.", "faint")
 
 
+def _lost(rounding: RoundingLoss | None) -> dict[str, str]:
+    if rounding is None:
+        return {}
+    looked = plural(rounding.modules, "module")
+    return {"Merged": f"in {rounding.dtype}, rounding changes the update by {rounding.share:.2%} ({looked} looked at)"}
+
+
 def _size_of_v(vectors: VectorSize | None) -> str:
     if vectors is None:
         return "no v in the file"
@@ -186,6 +195,7 @@ def _render_third_party(report: ThirdPartyReport) -> Iterator[Block]:
         facts |= {
             "Trainable": trained,
             "Size of v": _size_of_v(report.vectors),
+            **_lost(report.rounding),
             "Settings": f"r={report.rank}, u={report.u}",
             "Modules": "not in the file" if report.modules is None else f"{report.modules:,}",
             "Computed in": "the weight's dtype" if report.trained_in == "weight" else report.trained_in or "unknown",

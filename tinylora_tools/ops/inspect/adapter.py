@@ -11,10 +11,12 @@ from ...adapters.head import head_of
 from ...adapters.load import Adapter
 from ...adapters.provenance import regime
 from ...adapters.soundness import check_factors, described
+from ...bases.base import Base
 from ...formats.digests import KEY
 from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
 from ...sources.locate import shown
+from .rounding import RoundingLoss, rounding_in
 from .vectors import VectorSize, size_of
 
 
@@ -66,6 +68,7 @@ class AdapterReport:
     contents: list[Part]
     groups: int
     vectors: VectorSize | None
+    rounding: RoundingLoss | None
     head: HeadRow | None
     order_from: str
     regime: str
@@ -76,9 +79,9 @@ class AdapterReport:
     warnings: list[str]
 
 
-def inspect_adapter(adapter: Adapter) -> AdapterReport:
+def inspect_adapter(adapter: Adapter, base: Base | None = None) -> AdapterReport:
     """Describe an adapter from its headers, its vectors and its P; A and B are read only where their digests are
-    recorded, and compared with them.
+    recorded, and compared with them. With a base that has weights, a few modules tell what rounding would lose.
 
     Raises
     ------
@@ -116,6 +119,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterReport:
         contents=_contents(header),
         groups=len(header.vectors),
         vectors=size_of(adapter.vector(group) for group in header.vectors),
+        rounding=rounding_in(adapter, base) if base and base.has_weights and not base.afar else None,
         head=None if head is None else HeadRow(list(head.modules), head.labels),
         order_from=numbering.source,
         regime=regime(header, adapter.provenance),

@@ -41,7 +41,8 @@ def inspect(
     ----------
     source : path, or what is open
     base : path, optional
-        Of an adapter: what tells its architecture; by default the base that it names, if that is at hand.
+        Of an adapter: what tells its architecture; by default the base that it names, if that is at hand. One that is
+        named and has its weights here also tells what a merge in bfloat16 would lose.
     module_order, first_adapter, seeding
         As `load_adapter`.
 
@@ -59,14 +60,15 @@ def inspect(
     if isinstance(found, Found):
         from .third_party import inspect_third_party
 
-        return inspect_third_party(found)
+        return inspect_third_party(found, at)
     if isinstance(found, Base):
         from .checkpoint import inspect_checkpoint
 
         return inspect_checkpoint(found, _beside(found.path))
     from .adapter import inspect_adapter
 
-    return inspect_adapter(found.open(at, module_order=module_order, first_adapter=first_adapter, seeding=seeding))
+    opened = found.open(at, module_order=module_order, first_adapter=first_adapter, seeding=seeding)
+    return inspect_adapter(opened, at)
 
 
 def _told_apart(source: str | Path | Adapter | Base) -> Packed | Source | Base | Found:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import UndeterminedError
+from ...adapters.answers import Answers
+from ...adapters.source import Source
+from ...bases.base import Base
+from ...errors import TinyLoraError, UndeterminedError
 from ...formats import third_party
 from ...formats.third_party import Found
 from ...sources.locate import shown
 from ...wording import call
+from .rounding import RoundingLoss, rounding_in
 from .vectors import VectorSize, size_of
 
 
@@ -28,6 +32,7 @@ class ThirdPartyReport:
     groups: int | None
     trainable_parameters: int | None
     vectors: VectorSize | None
+    rounding: RoundingLoss | None
     modules: int | None
     trained_in: str | None
     base_model: str | None
@@ -35,8 +40,9 @@ class ThirdPartyReport:
     warnings: list[str]
 
 
-def inspect_third_party(found: Found) -> ThirdPartyReport:
-    """Describe an adapter of another project from its files, without its base.
+def inspect_third_party(found: Found, base: Base | None = None) -> ThirdPartyReport:
+    """Describe an adapter of another project from its files; with a base that has weights it is imported, and a few
+    modules tell what rounding would lose.
 
     Raises
     ------
@@ -49,7 +55,7 @@ def inspect_third_party(found: Found) -> ThirdPartyReport:
         adapter = third_party.read(found, {})
     except UndeterminedError as error:
         said = f"{error.what}. {error.hint or ''}".strip()
-        return ThirdPartyReport(kind, path, found.dialect, *(None,) * 8, unknown=said, warnings=[hint])
+        return ThirdPartyReport(kind, path, found.dialect, *(None,) * 9, unknown=said, warnings=[hint])
     return ThirdPartyReport(
         kind=kind,
         path=path,
@@ -59,9 +65,19 @@ def inspect_third_party(found: Found) -> ThirdPartyReport:
         groups=len(adapter.vectors),
         trainable_parameters=sum(v.size for v in adapter.vectors),
         vectors=size_of(adapter.vectors),
+        rounding=_rounding(found, base),
         modules=None if adapter.names is None else len(adapter.names),
         trained_in=adapter.trained_in,
         base_model=adapter.base_model,
         unknown=None,
         warnings=[*adapter.notes, hint],
     )
+
+
+def _rounding(found: Found, base: Base | None) -> RoundingLoss | None:
+    if base is None or not base.has_weights or base.afar:
+        return None
+    try:
+        return rounding_in(Source(found.path, found.dialect, found, Answers()).open(base), base)
+    except TinyLoraError:  # what isn't told is said by who converts it
+        return None

@@ -42,8 +42,8 @@ def command(sources: tuple[str, ...], check: bool, out: Output, **given: Any) ->
 
     SOURCE is an adapter's directory, a .safetensors or .bin file, or a checkpoint's directory. Only headers and an
     adapter's smallest tensors are read; all of an adapter's own, where its file records their digests; and with --base
-    a few weights, to say how much of the update a merge in bfloat16 would lose. Several get a row each, or with --rows all one screen after the other; those that can't be read are named, and make the exit code
-    1.
+    a few weights, to say how much of the update a merge in bfloat16 would lose. Several get a row each, or with --rows
+    all one screen after the other; those that can't be read are named, and make the exit code 1.
 
     \b
     Examples:

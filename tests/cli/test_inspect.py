@@ -18,8 +18,8 @@ Copied = Callable[[str], tuple[Path, Path]]
 
 ADAPTER_KEYS = {
     "kind", "path", "trainable_parameters", "trainable_bytes", "trainable_bytes_bf16", "stored_parameters",
-    "tensor_bytes", "file_bytes", "digests", "contents", "groups", "head", "vectors", "rounding", "order_from",
-    "regime", "peft_version",
+    "tensor_bytes", "file_bytes", "digests", "contents", "groups", "head", "vectors", "values", "rounding",
+    "order_from", "regime", "peft_version",
     "base_model", "config", "modules", "warnings",
 }  # fmt: skip
 CHECKPOINT_KEYS = {

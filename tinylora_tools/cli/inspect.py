@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from .options import SOURCE, base_option, numbering_options, output_options
 from .output import Output
 from .screens.blocks import Block, Facts, Table, Text, columns
-from .screens.words import by_kind, extent, plural, size, some_of
+from .screens.words import bars, by_kind, extent, plural, scientific, size, some_of
 from .shell.command import Command
 from .shell.process import leave_threads_to_us
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..ops.inspect.rounding import RoundingLoss
     from ..ops.inspect.several import SeveralReport
     from ..ops.inspect.third_party import ThirdPartyReport
-    from ..ops.inspect.vectors import VectorSize
+    from ..ops.inspect.vectors import VectorRow, VectorSize
 
     Report = AdapterReport | PackedReport | CheckpointReport | ThirdPartyReport
 
@@ -59,7 +59,8 @@ def command(sources: tuple[str, ...], check: bool, out: Output, **given: Any) ->
 
     if len(sources) == 1:
         report = inspect(sources[0], **given)
-        out.report(report, _render, rows=_ROWS.get(report.kind))
+        pictures = out.rows != "auto" or out.save is not None
+        out.report(report, lambda report: _render(report, pictures=pictures), rows=_ROWS.get(report.kind))
         return 0
     several = inspect_several(sources, **given)
     out.report(several, _render_whole if out.rows == "all" else _render_rows, rows="sources")
@@ -121,19 +122,19 @@ def _render_rows(several: SeveralReport) -> Iterator[Block]:
 _KINDS = {"tinylora-adapter": "adapter", "tinylora-packed": "packed", "third-party": "another project's"}
 
 
-def _render(report: Report) -> Iterator[Block]:
+def _render(report: Report, *, pictures: bool = False) -> Iterator[Block]:
     from ..ops.inspect.adapter import AdapterReport
     from ..ops.inspect.packed import PackedReport
     from ..ops.inspect.third_party import ThirdPartyReport
 
     if isinstance(report, AdapterReport):
-        return _render_adapter(report)
+        return _render_adapter(report, pictures=pictures)
     if isinstance(report, ThirdPartyReport):
         return _render_third_party(report)
     return _render_packed(report) if isinstance(report, PackedReport) else _render_checkpoint(report)
 
 
-def _render_adapter(report: AdapterReport) -> Iterator[Block]:
+def _render_adapter(report: AdapterReport, *, pictures: bool = False) -> Iterator[Block]:
     config = report.config or {}
     settings = [
         f"{key}={config[key]}" for key in ("r", "u", "weight_tying", "projection_seed", "bias") if key in config
@@ -168,6 +169,27 @@ def _render_adapter(report: AdapterReport) -> Iterator[Block]:
     titles = columns("Index", "Group", "Rank", "Shape", "Module", names=("Module",), texts=("Shape",))
     yield Table(titles, modules, kinds=_kinds(report), of="module")
     yield Text("`tinylora help group`, or index, or rank, tells what a column is.", "faint")
+    if pictures and report.values:
+        yield Text("The size of each number of v, over the largest:")
+        yield Table(columns("Group", "Modules", "Size", "v", texts=("v",)), _bars(report.values), of="group")
+
+
+def _bars(values: Sequence[VectorRow]) -> list[tuple[str, str, str, str]]:
+    """A row a group; of many numbers the first ones."""
+    most = max((abs(x) for row in values for x in row.numbers if x is not None), default=0.0) or 1.0
+    return [
+        (
+            str(row.group),
+            "-" if row.modules is None else str(row.modules),
+            "not finite" if row.rms is None else scientific(row.rms),
+            bars(abs(x or 0.0) / most for x in row.numbers[:_BARS]) + ("..." if len(row.numbers) > _BARS else ""),
+        )
+        for row in values
+    ]
+
+
+#: Numbers of a v that are drawn.
+_BARS = 40
 
 
 def _lost(rounding: RoundingLoss | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import recipe
 from fixture_data import FIXTURES, Fixture, fixture
 from safetensors.numpy import load_file, save_file
 
+from tinylora_tools import load_adapter
 from tinylora_tools.ops.inspect.adapter import AdapterReport
 from tinylora_tools.ops.inspect.run import inspect
 from tinylora_tools.ops.merge.run import merge
@@ -152,3 +153,16 @@ def test_what_the_installed_peft_writes(
         name = f"{row['name']}.weight"
         exact = base_tensors[name].astype(np.float64) + made.delta(row["name"])
         assert np.max(np.abs(out[name] - exact)) <= 2.0**-23 * np.max(np.abs(exact))
+
+
+def test_the_numbers_of_v_by_group() -> None:
+    for name in ("peft021-13-numbers", "peft021-layers"):
+        report = inspect(fixture(name).adapter)
+        assert isinstance(report, AdapterReport)
+        opened = load_adapter(fixture(name).adapter)
+        assert [row.group for row in report.values] == sorted(opened.header.vectors)
+        for row in report.values:
+            v = opened.vector(row.group).astype(np.float64)
+            assert row.numbers == v.tolist()
+            assert row.rms == pytest.approx(np.sqrt(np.mean(v**2)))
+            assert row.modules == sum(one.group == row.group for one in report.modules)

@@ -17,7 +17,7 @@ from ...formats.peft.adapter import PeftAdapter
 from ...formats.tensors import TensorInfo
 from ...sources.locate import shown
 from .rounding import RoundingLoss, rounding_in
-from .vectors import VectorSize, size_of
+from .vectors import VectorRow, VectorSize, row_of, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class AdapterReport:
     contents: list[Part]
     groups: int
     vectors: VectorSize | None
+    values: list[VectorRow]
     rounding: RoundingLoss | None
     head: HeadRow | None
     order_from: str
@@ -119,6 +120,7 @@ def inspect_adapter(adapter: Adapter, base: Base | None = None) -> AdapterReport
         contents=_contents(header),
         groups=len(header.vectors),
         vectors=size_of(adapter.vector(group) for group in header.vectors),
+        values=[row_of(key, adapter.vector(key), [*group.values()].count(key) or None) for key in header.vectors],
         rounding=rounding_in(adapter, base) if base and base.has_weights and not base.afar else None,
         head=None if head is None else HeadRow(list(head.modules), head.labels),
         order_from=numbering.source,

@@ -23,6 +23,25 @@ class VectorSize:
     not_finite: int
 
 
+@dataclass(frozen=True, slots=True)
+class VectorRow:
+    """One group's v: its numbers, their root mean square, and how many modules share it, where that is known. A number
+    that isn't one is None."""
+
+    group: int
+    modules: int | None
+    rms: float | None
+    numbers: list[float | None]
+
+
+def row_of(group: int, v: NDArray[Any], modules: int | None) -> VectorRow:
+    """A group's v (u,)."""
+    values = v.astype(np.float64).reshape(-1)
+    finite = np.all(np.isfinite(values))
+    rms = math.sqrt(float(np.mean(values**2))) if finite and values.size else None
+    return VectorRow(group, modules, rms, [x if math.isfinite(x) else None for x in values.tolist()])
+
+
 def size_of(vectors: Iterable[NDArray[Any]]) -> VectorSize | None:
     """The size of vectors; None where there are none."""
     found = list(vectors)

@@ -63,7 +63,7 @@ def test_words_say_what_was_looked_at(copied: Copied, tinylora: Run, tmp_path: P
         lines = [line for line in result.out.splitlines() if line]
         return (
             result.code,
-            [line for line in lines[2:] if not line.startswith(("model.", "Module", "\u2500"))],
+            [line for line in lines[2:] if not line.startswith(("model.", "Module", "\u2500", "`tinylora help "))],
             result.err,
         )
 

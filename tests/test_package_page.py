@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
 
+import package_page as script
+
 ROOT = Path(__file__).parent.parent
-_SPEC = importlib.util.spec_from_file_location("package_page", ROOT / "scripts" / "package_page.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-script = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(script)
 
 WHERE = "owner/name", "v1"
 

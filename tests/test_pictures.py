@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
+import make_pictures as script
+
 ROOT = Path(__file__).parent.parent
-_SPEC = importlib.util.spec_from_file_location("make_pictures", ROOT / "scripts" / "make_pictures.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-script = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(script)
 
 
 def test_pictures_are_up_to_date() -> None:

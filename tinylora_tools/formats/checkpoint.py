@@ -245,9 +245,14 @@ def _plainly(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def _check_inside(name: str, index_path: Path) -> None:
+def leads_out(name: str) -> bool:
+    """Whether a file's name isn't one in the directory that it is listed for."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+    return not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name
+
+
+def _check_inside(name: str, index_path: Path) -> None:
+    if leads_out(name) or ":" in name:
         raise FormatError(
             f"the index names {name!r}, which is outside its directory",
             where=index_path,

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, TinyLoraError
-from ..formats.checkpoint import SAFETENSORS_INDEX, SAFETENSORS_NAME, read_tensor_file
+from ..formats.checkpoint import SAFETENSORS_INDEX, SAFETENSORS_NAME, leads_out, read_tensor_file
 from ..formats.safetensors_file import read_remote_header
 from ..formats.tensors import TensorFile
 from .download import texts
@@ -128,8 +128,7 @@ def _record(sibling: Any) -> HubRecord | None:
 
 def _require_inside(names: Mapping[str, HubFile], source: str) -> None:
     for name in names:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        if leads_out(name):
             raise FormatError(
                 f"the repository lists a file {name!r}, which would be outside of it",
                 where=source,

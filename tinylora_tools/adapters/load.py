@@ -260,6 +260,8 @@ class Adapter:
     def delta(self, module: str) -> NDArray[Any]:
         """What the adapter adds to the module's weight, B R A, (out, in) in float64; raises as `R`."""
         A, B = self.factors(module)
+        if self.modules[module].P is None and module not in self._dtypes:  # R needs it to draw P
+            self._dtypes[module] = training_dtype(A, B)
         return left_factor(B, self.R(module)) @ A.astype(np.float64)
 
     def training_dtype(self, module: str) -> str:

@@ -31,8 +31,8 @@ def command(out: Output, **given: Any) -> None:
     """Publish a model or an adapter on the Hub, with a card.
 
     PATH is a directory that merge, init or convert wrote, or that PEFT saved, or a packed or GGUF adapter's file. All
-    of it is pushed but hidden files and what a training left; a card (README.md) is made where there is none. It takes
-    an account: `hf auth login`, or HF_TOKEN.
+    of it is pushed but hidden files and what a training left; a card (README.md) is made of an adapter without one. It
+    takes an account: `hf auth login`, or HF_TOKEN.
 
     \b
     Examples:

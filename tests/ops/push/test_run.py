@@ -122,3 +122,12 @@ def test_the_base_s_own_card_is_not_taken_for_an_adapter_s(
     merge(CASE.adapter, tmp_path / "merged", CASE.base)
     (tmp_path / "merged" / CARD).write_text(text)
     assert "is it the base's own card?" in push(tmp_path / "merged", "you/name").warnings[0]
+
+
+def test_a_model_without_a_card_is_not_called_anything(tmp_path: Path, inbox: Inbox) -> None:
+    merge(CASE.adapter, tmp_path / "merged", CASE.base)
+    (tmp_path / "merged" / CARD).unlink()
+    with pytest.raises(UnsupportedError, match=r"is a model without a card \(README\.md\)") as caught:
+        push(tmp_path / "merged", "you/name")
+    assert caught.value.hint == "Write one that names its base: merge does."
+    assert inbox.made == []

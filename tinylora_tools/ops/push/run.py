@@ -48,7 +48,7 @@ def push(
     message: str | None = None,
     base_model: str | None = None,
 ) -> PushReport:
-    """Write a model's or an adapter's files to a repository on the Hub, with a card where it has none.
+    """Write a model's or an adapter's files to a repository on the Hub; an adapter's with a card, where it has none.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def push(
     FormatError
         If the repository can't be one, or there is neither a model nor an adapter at the path.
     UnsupportedError
-        For a link that leads out of the directory, and for a card that is the base's own.
+        For a link that leads out of the directory, for a card that is the base's own, and for a model without one.
     TinyLoraError
         If nobody is logged in, or the Hub refuses it.
     """
@@ -84,6 +84,9 @@ def push(
     own = CARD in files
     if own:
         _refuse_the_base_s_card(at, content)
+    elif content is at and at.is_dir() and is_checkpoint(at):
+        what = f"is a model without a card ({CARD}), and nothing here tells what it was made of"
+        raise UnsupportedError(what, where=at, hint="Write one that names its base: merge does.")
     texts = {} if own else {CARD: card_for(at, content, found.id, base_model)}
     done = upload(files, texts, found, private=private, create_pr=create_pr, message=message)
     return PushReport(

@@ -85,6 +85,7 @@ class NumpyBlockAdder:
         weight, delta, term = (buffer[: W.size].reshape(W.shape) for buffer in self._buffers)
         np.copyto(weight, W)
         with np.errstate(over="ignore", invalid="ignore"):
+            size = float(np.vdot(weight, weight))  # while it is in the cache
             np.setbufsize(_BUFFER)  # until the block's end, which restores it
             np.multiply(left[:, :1], right[:1], out=delta)
             for k in range(1, left.shape[1]):
@@ -96,6 +97,4 @@ class NumpyBlockAdder:
             np.subtract(term, weight, out=term)
             np.subtract(term, delta, out=term)
             error = float(np.vdot(term, term))
-            return BlockSum(
-                error, float(np.vdot(weight, weight)), [residual_parts(weight, one, first) for one in triplets]
-            )
+            return BlockSum(error, size, [residual_parts(weight, one, first) for one in triplets])

@@ -76,10 +76,10 @@ def said_of_base(directory: Path) -> dict[str, Any]:
 
 def head_of(card: Path) -> dict[str, Any]:
     """A card's YAML head; empty where there is none, or it can't be read."""
-    from huggingface_hub import ModelCard
-
     if not card.is_file():
         return {}
+    from huggingface_hub import ModelCard  # which brings more than its data do
+
     try:
         with open_input(card) as file:
             text = file.read(_LONGEST).decode("utf-8")

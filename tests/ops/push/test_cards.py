@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,11 @@ def test_license_and_tags_are_the_base_s(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / BASE).mkdir(parents=True)
     (tmp_path / BASE / "README.md").write_text(HEAD)
     adapter = edited_copy(CASE.name, tmp_path / "a", base_model_name_or_path=BASE)
-    data = made(adapter).data.to_dict()
+    assert base_named(adapter, adapter) is None  # a path that is here is no repository, unless somebody says so
+    data = made(adapter, BASE).data.to_dict()
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "own", "https://x.org")
     assert data["tags"] == ["tinylora", "chat"]
-    assert "# Base" not in made(adapter).content
+    assert "# Base" not in made(adapter, BASE).content
 
 
 def test_other_forms(tmp_path: Path) -> None:
@@ -65,6 +67,9 @@ def test_other_forms(tmp_path: Path) -> None:
     gguf = made(tmp_path / "a.gguf", BASE)
     assert (gguf.data.tags, gguf.data.base_model) == (["lora", "gguf", "llama.cpp"], BASE)
     assert "llama-server -m BASE.gguf --lora a.gguf" in gguf.text
+    (tmp_path / "only").mkdir()
+    shutil.copy(tmp_path / "a.gguf", tmp_path / "only")
+    assert made(tmp_path / "only", BASE).data.to_dict() == gguf.data.to_dict()
     pack(adapter, tmp_path / "p.safetensors", base=CASE.base)
     packed = made(tmp_path / "p.safetensors")
     assert packed.data.base_model == BASE

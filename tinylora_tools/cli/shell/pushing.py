@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -59,9 +60,13 @@ def push_option(function: Callable[..., Any]) -> Callable[..., Any]:
         from ...ops.push.run import push
 
         try:
-            out.talk(say(push(output, push_to_hub, private=private)))
-        except TinyLoraError as error:
-            again = f"tinylora push {output} {push_to_hub}{' --private' if private else ''}"
+            report = push(output, push_to_hub, private=private)
+            out.talk(say(report))
+            for text in report.warnings:
+                out.warn(text)
+        except (TinyLoraError, OSError) as caught:
+            error = caught if isinstance(caught, TinyLoraError) else TinyLoraError(str(caught))
+            again = shlex.join(["tinylora", "push", str(output), push_to_hub, *(["--private"] if private else [])])
             hint = f"{error.hint or ''} {output} is written; push it with `{again}`.".lstrip()
             failed = TinyLoraError(error.what, where=error.where, hint=hint)
             print_error(failed, as_json=False)  # the report is on stdout, and is the only one there

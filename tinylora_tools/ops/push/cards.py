@@ -32,15 +32,19 @@ def card_for(path: Path, content: Packed | Path, name: str, base_model: str | No
     if isinstance(content, Packed):
         what, tags, library = _packed(content, name), ["tinylora"], "tinylora-tools"
         config: Mapping[str, Any] = content.config.to_json()
-    elif path.is_file():
-        what, tags, library, config = _gguf(path, name), ["lora", "gguf", "llama.cpp"], None, {}
+    elif (gguf := gguf_of(path)) is not None:
+        what, tags, library, config = _gguf(gguf, name), ["lora", "gguf", "llama.cpp"], None, {}
     else:
         config = read_object(path / CONFIG_NAME) if (path / CONFIG_NAME).is_file() else {}
         what, tags, library = _directory(path, config, name)
     said, revision = config.get("base_model_name_or_path"), config.get("revision")
-    named = base_model or (said if isinstance(said, str) and is_repository(said) else None)
+    named = base_model or _on_the_hub(said)
     at_hand = locate_base(named, revision, path if path.is_dir() else path.parent) if named else None
-    of = f"{named}{f' at {revision}' if revision else ''}" if named else "a base model that it doesn't name"
+    of = (
+        f"{named}{f' at {one_line(str(revision))}' if revision else ''}"
+        if named
+        else "a base model that it doesn't name"
+    )
     title = one_line(name.rpartition("/")[2])
     text = f"# {title}\n\n{what.replace('{base}', of)}\n\nPublished by tinylora-tools {__version__}.\n"
     inherited = said_of_base(at_hand) if at_hand else {}
@@ -49,11 +53,29 @@ def card_for(path: Path, content: Packed | Path, name: str, base_model: str | No
 
 def base_named(path: Path, content: Packed | Path) -> str | None:
     """The repository that an adapter names as its base."""
+    return _on_the_hub(base_said(path, content))
+
+
+def base_said(path: Path, content: Packed | Path) -> str | None:
+    """What an adapter calls its base."""
     config = content.config.to_json() if isinstance(content, Packed) else {}
     if path.is_dir() and (path / CONFIG_NAME).is_file():
         config = read_object(path / CONFIG_NAME)
     said = config.get("base_model_name_or_path")
-    return said if isinstance(said, str) and is_repository(said) else None
+    return said if isinstance(said, str) else None
+
+
+def gguf_of(path: Path) -> Path | None:
+    """The GGUF file that a path is, or that a directory has and no adapter's configuration; None elsewhere."""
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.gguf"))
+    return found[0] if found and not (path / CONFIG_NAME).is_file() else None
+
+
+def _on_the_hub(said: object) -> str | None:
+    """A base's name that is a repository's, and no path that is here."""
+    return said if isinstance(said, str) and is_repository(said) and not Path(said).exists() else None
 
 
 def _settings(config: TinyLoraConfig) -> str:

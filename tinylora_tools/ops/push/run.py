@@ -18,7 +18,7 @@ from ...sources.locate import locate, locate_base
 from ...sources.model_card import CARD, head_of
 from ...sources.repository import names_repository
 from ...sources.upload import require_login, target, upload
-from .cards import base_named, card_for
+from .cards import base_named, base_said, card_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _notes(at: Path, content: Packed | Path, *, own: bool, base_model: str | Non
 
 def _refuse_the_base_s_card(at: Path, content: Packed | Path) -> None:
     """Raise UnsupportedError for a card that says of the base what isn't true of an adapter."""
-    named = base_named(at, content)
+    named = base_said(at, content)
     base = locate_base(named, None, at) if named else None
     if base is not None and (base / CARD).is_file() and read_input(base / CARD) == read_input(at / CARD):
         raise UnsupportedError(

@@ -70,3 +70,17 @@ def test_refusals(refusal: tuple[str, int], what: str, pushing: Push) -> None:
     assert (code, report["error"]["message"], hub.files) == (1, what, {}), said
     assert report["error"]["hint"] == "Log in with a token that may write there."
     assert "Traceback" not in said
+
+
+def test_a_repository_that_is_not_there(pushing: Push) -> None:
+    with hub_taking(refusal=("/api/models/you/name/preupload", 404)) as hub:
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name", "--create-pr")
+    assert (code, report["error"]["message"]) == (1, "the Hub has no such repository, or no such branch"), said
+    assert report["error"]["hint"] == "Check the name; a pull request needs one that is there."
+
+
+def test_no_hub_to_push_to(pushing: Push) -> None:
+    with hub_taking() as hub:
+        hub.address = "http://127.0.0.1:9"
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name")
+    assert (code, report["error"]["message"]) == (1, "the connection to the Hub broke, or there is none"), said

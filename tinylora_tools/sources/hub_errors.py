@@ -49,6 +49,13 @@ def _said_of_writing(error: Exception) -> tuple[str, str] | None:
     status = next((code for one in several if (code := _status(one)) is not None), None)
     if status in (401, 403):
         return f"the Hub doesn't take it from this account ({status})", "Log in with a token that may write there."
+    if status == 404:
+        return (
+            "the Hub has no such repository, or no such branch",
+            "Check the name; a pull request needs one that is there.",
+        )
+    if status == 429:
+        return "the Hub takes no more requests from here for now (429)", "Push again in a few minutes."
     if status is None and _is_network(several):
         return "the connection to the Hub broke, or there is none", "Try again: what was sent isn't sent twice."
     return None

@@ -31,3 +31,15 @@ def finished(run: subprocess.Popen[str], within: float = 60) -> tuple[int, Any, 
     """Its exit code, its JSON, and what it says."""
     out, said = run.communicate(timeout=within)
     return run.returncode, json.loads(out or "null"), said
+
+
+def told_to_end(run: subprocess.Popen[str], number: signal.Signals, within: float = 10) -> tuple[int, str]:
+    """A command that gets a signal: its exit code, and what it says; TimeoutExpired where it goes on."""
+    run.send_signal(number)
+    try:
+        _, said = run.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.communicate()
+        raise
+    return run.returncode, said

@@ -30,10 +30,11 @@ class Hub:
     """A Hub, and what it was asked for.
 
     `root` has the repository's files, `others` those of more, by their names; `listed` are names of files that it says
-    it has besides. `trouble` is what
-    befalls requests for files: a status with headers for each in turn, "cut" for half an answer, "slow" for one that
-    takes a second; then all is well. Of the weights file that is `withheld` nothing but the header comes: requests for
-    more are `refused`, or else wait. `sent` counts the bytes of weights files that it gave, `asked` the requests.
+    it has besides. `trouble` is what befalls requests for files: a status with headers for each in turn, "cut" for half
+    an answer, "slow" for one that takes a second, "stuck" for one that comes when the Hub goes; then all is well. Of
+    the weights file that is `withheld` nothing but the header comes: requests for
+    more are `refused`, or else wait. `sent` counts the bytes of weights files that it gave, `asked` the requests;
+    `reached` is set when something is stuck.
     """
 
     root: Path
@@ -49,6 +50,8 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     address: str = ""
     lock: Any = field(default_factory=threading.Lock)
+    reached: threading.Event = field(default_factory=threading.Event)
+    gone: threading.Event = field(default_factory=threading.Event)
 
     def of(self, path: str) -> tuple[str, Path]:
         """The repository that a request is for, and its files."""
@@ -128,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if trouble == "slow":
             time.sleep(1)
+        if trouble == "stuck":
+            self.hub.reached.set()
+            self.hub.gone.wait(60)
         size, (start, end) = file.stat().st_size, self._range(file.stat().st_size)
         while self.hub.withheld == file.name and start > 0:
             if self.hub.refused:
@@ -172,6 +178,7 @@ def hub_serving(directory: Path, **more: Any) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.gone.set()
         server.shutdown()
         server.server_close()
 

@@ -22,7 +22,8 @@ class Inbox:
 
     `files` are by name, `commits` the heads of commits with the branch and whether a pull request was asked for, `made`
     the requests for repositories and branches. `refusal` is a status that what begins with its path is answered with;
-    `trouble` what befalls uploads of LFS files in turn: a status, or "cut" for a connection that breaks.
+    `trouble` what befalls uploads of LFS files in turn: a status, "cut" for a connection that breaks, or "stuck" for
+    one that is answered only when the Hub goes. `reached` is set when the first such file arrives.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -32,6 +33,8 @@ class Inbox:
     trouble: list[Any] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     address: str = ""
+    reached: threading.Event = field(default_factory=threading.Event)
+    gone: threading.Event = field(default_factory=threading.Event)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,6 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         data = self._body()
         trouble = self.inbox.trouble.pop(0) if self.inbox.trouble else None
+        self.inbox.reached.set()
+        if trouble == "stuck":
+            self.inbox.gone.wait(60)
+            return
         if trouble == "cut":
             self.close_connection = True
             return
@@ -120,5 +127,6 @@ def hub_taking(**more: Any) -> Iterator[Inbox]:
     try:
         yield inbox
     finally:
+        inbox.gone.set()
         server.shutdown()
         server.server_close()

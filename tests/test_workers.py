@@ -15,7 +15,7 @@ import pytest
 from fixture_data import fixture
 
 import tinylora_tools as tl
-from tinylora_tools.workers import Workers
+from tinylora_tools.workers import Workers, left_to_itself, some_are_left
 
 CASE = fixture("peft021-layers")
 
@@ -133,3 +133,33 @@ def test_the_main_thread_takes_no_lock_that_an_interrupt_would_leave_taken(
             assert len(seen) == 1
     finally:
         sys.setprofile(None)
+
+
+def test_what_cannot_be_told_to_stop_is_left_by_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert left_to_itself(lambda: 3) == 3
+    with pytest.raises(ValueError, match="invalid literal"):
+        left_to_itself(lambda: int("x"))
+    assert not some_are_left()
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        goes_on.wait(30)
+
+    def interrupt() -> None:
+        begun.wait(30)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        left_to_itself(work)
+    assert some_are_left()
+    goes_on.set()
+    while some_are_left():
+        time.sleep(0.01)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("tinylora_tools.workers._thread.start_new_thread", refuse)
+    assert left_to_itself(lambda: 4) == 4

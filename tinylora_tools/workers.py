@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -38,7 +39,10 @@ class Task(Generic[T]):
 
     def result(self) -> T:
         """What the work returned, or raised; waits for it."""
-        answer = self._answer.get()
+        while True:
+            with suppress(Empty):  # looked up from now and then: a signal that another thread took waits for that
+                answer = self._answer.get(timeout=0.2)
+                break
         self._answer.put(answer)  # for who asks again
         if answer[1] is not None:
             raise answer[1]
@@ -106,3 +110,26 @@ class Workers:
                 del work
         finally:
             running.release()
+
+
+_left: list[Task[Any]] = []
+
+
+def left_to_itself(work: Callable[[], T]) -> T:
+    """What a function returns that can't be told to stop, as of a library with threads of its own, which waits for them
+    however long they take: an interrupt doesn't wait, and leaves it running."""
+    task: Task[T] = Task()
+    try:
+        _thread.start_new_thread(task.run, (work,))
+    except RuntimeError:  # the system allows no more of them
+        return work()
+    try:
+        return task.result()
+    finally:
+        if not task.done():
+            _left.append(task)
+
+
+def some_are_left() -> bool:
+    """Whether what an interrupt left runs still, which the end of the process would wait for."""
+    return not all(task.done() for task in _left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from edited_files import edited_copy
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import finished, started, told_to_end
 from hub_server import COMMIT, Hub, hub_serving
 
 CASE = fixture("peft021-layers")
@@ -90,3 +91,19 @@ def test_a_branch_is_followed(tmp_path: Path, tinylora: Tinylora) -> None:
             assert (code, report["path"]) == (0, f"{SOURCE}@{COMMIT}"), said
     refs = snapshot(tmp_path).parents[1] / "refs"
     assert (refs / "main").read_text() == COMMIT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+def test_it_ends_when_it_is_told_to(number: signal.Signals, tmp_path: Path) -> None:
+    """In the middle of shards that take for ever: at once, and what came is there for the next time."""
+    case = fixture("peft021-no-autocast")
+    words = plan(tmp_path, case.adapter)
+    with hub_serving(case.base, trouble=["stuck"] * 3) as hub:
+        run = started(hub.address, tmp_path / "home", *words)
+        assert hub.reached.wait(60)
+        code, said = told_to_end(run, number)
+        assert code == 128 + number, said
+        assert "Traceback" not in said
+        hub.gone.set()
+        code, _, said = finished(started(hub.address, tmp_path / "home", *words))
+        assert code == 0, said

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fixture_data import fixture
+from hub_runs import started, told_to_end
 from hub_uploads import hub_taking
 
 from tinylora_tools.errors import FormatError
@@ -72,6 +76,17 @@ def test_refusals(refusal: tuple[str, int], what: str, pushing: Push) -> None:
     assert "Traceback" not in said
 
 
+def test_too_many_requests(pushing: Push) -> None:
+    with hub_taking(refusal=("/api/models/you/name/commit", 429)) as hub:
+        code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name")
+    assert (code, report["error"]["message"], hub.commits) == (
+        1,
+        "the Hub takes no more requests from here for now (429)",
+        [],
+    ), said
+    assert report["error"]["hint"] == "Push again in a few minutes."
+
+
 def test_a_repository_that_is_not_there(pushing: Push) -> None:
     with hub_taking(refusal=("/api/models/you/name/preupload", 404)) as hub:
         code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name", "--create-pr")
@@ -84,3 +99,19 @@ def test_no_hub_to_push_to(pushing: Push) -> None:
         hub.address = "http://127.0.0.1:9"
         code, report, said = pushing(hub, "push", str(CASE.adapter), "you/name")
     assert (code, report["error"]["message"]) == (1, "the connection to the Hub broke, or there is none"), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+def test_it_ends_when_it_is_told_to(number: signal.Signals, tmp_path: Path) -> None:
+    """In the middle of files that take for ever: at once, and nothing is committed."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(CASE.adapter, adapter)
+    for name in ("one.bin", "two.bin", "three.bin"):
+        (adapter / name).write_bytes(name.encode())
+    with hub_taking(trouble=["stuck"] * 4) as hub:
+        settings = {"HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1"}
+        run = started(hub.address, tmp_path, "push", str(adapter), "you/name", **settings)
+        assert hub.reached.wait(60)
+        code, said = told_to_end(run, number)
+    assert (code, hub.commits) == (128 + number, []), said
+    assert "Traceback" not in said

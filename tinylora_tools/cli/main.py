@@ -18,12 +18,13 @@ from .. import __version__
 from ..errors import TinyLoraError
 from ..inputs import watching_inputs
 from ..wording import worded_by
+from ..workers import some_are_left
 from .output import print_error, print_json
 from .screens.paragraph import paragraph
 from .screens.terminal import print_lines, terminal_of
 from .shell.explained import NO_MORE_THREADS, explained
 from .shell.groups import LazyGroup
-from .shell.process import end_on_signals, keep_standard_streams, may_start_threads
+from .shell.process import end_on_signals, keep_standard_streams, leave, may_start_threads
 from .shell.wording import OptionWords
 
 #: Command name to its module in this package and its one line of help.
@@ -91,7 +92,15 @@ def group() -> None:
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0; 1 for what this program, the system or its limits refuse; 2 for wrong usage;
     130 for an interrupt, 143 and 129 for other requests to end; 141 where the reader of stdout has gone."""
-    as_json = _wants_json(sys.argv[1:])
+    try:
+        _main(_wants_json(sys.argv[1:]))
+    except SystemExit as ended:
+        if some_are_left():  # Python waits for threads, and these are in the middle of what may be gigabytes
+            leave(ended.code)
+        raise
+
+
+def _main(as_json: bool) -> NoReturn:
     try:
         keep_standard_streams()
         end_on_signals()

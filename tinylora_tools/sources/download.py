@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from ..formats.checkpoint import lacks_shards
+from ..workers import left_to_itself
 from .bars import as_told, unseen
 from .hub_errors import not_whole, told
 from .repository import Repository
@@ -58,11 +60,11 @@ def _snapshot(repository: Repository, source: str, weights: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     with told(repository, source), as_told():
-        return Path(
-            snapshot_download(
-                repository.id,
-                revision=repository.revision,
-                allow_patterns=[*_TEXTS, *weights],
-                ignore_patterns=_BESIDES,
-            )
+        fetch = partial(
+            snapshot_download,
+            repository.id,
+            revision=repository.revision,
+            allow_patterns=[*_TEXTS, *weights],
+            ignore_patterns=_BESIDES,
         )
+        return Path(left_to_itself(fetch))

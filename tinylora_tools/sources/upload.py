@@ -5,12 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TinyLoraError
+from ..workers import left_to_itself
 from .bars import as_told
 from .hub_errors import told
 from .repository import HUB_PREFIX, Repository, names_repository, parsed
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,7 @@ def upload(
     TinyLoraError
         If the Hub refuses it, or can't be reached.
     """
-    from huggingface_hub import HfApi
-
-    api, source, branch = HfApi(library_name="tinylora-tools"), str(repository), repository.revision
+    api, source, branch = _client(), str(repository), repository.revision
     with told(repository, source, writing=True), as_told(), tempfile.TemporaryDirectory() as directory:
         if not create_pr:
             api.create_repo(repository.id, private=private or None, exist_ok=True)
@@ -101,3 +105,14 @@ def upload(
             commit_message=message or "Upload by tinylora-tools",
         )
         return Uploaded(done.commit_url, done.oid, done.pr_url)
+
+
+def _client() -> HfApi:
+    """huggingface_hub's, of which an interrupt ends the uploads at once; nothing is committed then."""
+    from huggingface_hub import HfApi
+
+    class Client(HfApi):
+        def preupload_lfs_files(self, *arguments: Any, **given: Any) -> None:
+            left_to_itself(partial(super().preupload_lfs_files, *arguments, **given))
+
+    return Client(library_name="tinylora-tools")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tinylora_tools.ops.architecture.run import ArchitectureReport
+from tinylora_tools.ops.cache import CacheReport
 from tinylora_tools.ops.convert.gguf import GgufReport
 from tinylora_tools.ops.convert.lora import LoraReport
 from tinylora_tools.ops.convert.packed import PackReport
@@ -46,6 +47,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 #: Each command's reports: `inspect` has one for each kind of source.
 REPORTS: Mapping[str, Sequence[Any]] = {
     "architecture": [ArchitectureReport],
+    "cache": [CacheReport],
     "convert gguf": [GgufReport],
     "convert lora": [LoraReport],
     "convert packed": [PackReport],

@@ -17,6 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+# What one test computed, another one would find.
+os.environ["TINYLORA_CACHE_DIR"] = ""
+
 # Else huggingface_hub asks the Hub which programs may be calling it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

@@ -25,6 +25,7 @@ Run = Callable[..., Any]
 #: Command lines of which each prints another report, or a report with other parts; OUT stands for a place to write.
 LINES: list[list[str]] = [
     ["architecture", "BASE"],
+    ["cache"],
     ["convert", "gguf", "ADAPTER", "--base", "BASE", "-o", "OUT.gguf"],
     ["convert", "lora", "ADAPTER", "--base", "BASE", "-o", "OUT"],
     ["convert", "packed", "ADAPTER", "--base", "BASE", "-o", "OUT.safetensors"],
@@ -94,7 +95,7 @@ def test_what_is_printed_is_as_its_schema_says(
 
 
 def test_every_command_that_has_a_report_has_a_schema_and_a_line() -> None:
-    every = {*COMMANDS, "doctor", *(f"convert {form}" for form in FORMS)} - {"convert"}
+    every = {*COMMANDS, "cache", "doctor", *(f"convert {form}" for form in FORMS)} - {"convert"}
     assert every == script.REPORTS.keys() == {command_of(line) for line in LINES}
 
 
@@ -106,7 +107,7 @@ def test_an_error_is_as_each_schema_says(
     jsonschema.Draft202012Validator.check_schema(schema)
     line = next(line for line in LINES if command_of(line) == command)
     words = words_of(line, {**places, "ADAPTER": places["NOTHING"], "BASE": places["NOTHING"]}, tmp_path)
-    if command in ("doctor", "project", "verify-output", "verify-seed"):
+    if command in ("cache", "doctor", "project", "verify-output", "verify-seed"):
         (tmp_path / "there.svg").touch()
         words += ["--save", str(tmp_path / "there.svg")]
     ended = tinylora(*words, "--json")

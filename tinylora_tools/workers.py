@@ -10,6 +10,7 @@ and in simple queues, which are done whole or not at all.
 from __future__ import annotations
 
 import _thread
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,11 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 _Answer = tuple[Any, BaseException | None]
+
+
+def cores() -> int:
+    """How many threads, where nobody says: one for each core that this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
 
 
 class Task(Generic[T]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tinylora_tools.bases import weights
 from tinylora_tools.bases.modules import Module
-from tinylora_tools.bases.weights import as_matrix, fingerprint, over_modules, torch_threads
+from tinylora_tools.bases.weights import as_matrix, over_modules, torch_threads
 from tinylora_tools.errors import FormatError, MismatchError, TinyLoraError, UnsupportedError
 from tinylora_tools.formats.tensors import TensorInfo
 
@@ -132,15 +128,3 @@ def test_conv1d_is_turned_and_memory_is_shared() -> None:
     assert turned.tolist() == [[0, 3], [1, 4], [2, 5]]
     straight[0, 1] = 7
     assert (float(stored[0, 1]), float(turned[1, 0])) == (7.0, 7.0)
-
-
-@given(
-    st.sampled_from([np.float32, np.float16, np.float64, ml_dtypes.bfloat16]),
-    st.lists(st.integers(0, 4), min_size=1, max_size=3),
-)
-def test_the_fingerprint_is_of_dtype_shape_and_bytes(dtype: type, shape: list[int]) -> None:
-    array = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    said = f"{np.dtype(dtype).name} {shape} ".encode() + array.tobytes()
-    assert fingerprint(array) == hashlib.sha256(said).hexdigest()
-    assert fingerprint(np.asfortranarray(array)) == fingerprint(array)
-    assert weights.fingerprint(array[None]) != fingerprint(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,12 +10,22 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from tinylora_tools.formats import memory_file
 from tinylora_tools.formats.memory_file import MemoryFile
 from tinylora_tools.formats.safetensors_file import read_header
-from tinylora_tools.formats.tensors import DTYPE_BITS, FLOAT_NAMES, dtype_name, float_dtype, numpy_dtype, same_values
+from tinylora_tools.formats.tensors import (
+    DTYPE_BITS,
+    FLOAT_NAMES,
+    dtype_name,
+    fingerprint,
+    float_dtype,
+    numpy_dtype,
+    same_values,
+)
 
 TORCH = [
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64,
@@ -87,3 +98,15 @@ def test_a_difference_in_the_last_piece_is_seen() -> None:
     assert len(list(files[0].pieces("x"))) == 2
     assert not same_values(files[0], "x", files[1], "x")
     assert same_values(files[0], "x", files[2], "x")
+
+
+@given(
+    st.sampled_from([np.float32, np.float16, np.float64, ml_dtypes.bfloat16]),
+    st.lists(st.integers(0, 4), min_size=1, max_size=3),
+)
+def test_the_fingerprint_is_of_dtype_shape_and_bytes(dtype: type, shape: list[int]) -> None:
+    array = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    said = f"{np.dtype(dtype).name} {shape} ".encode() + array.tobytes()
+    assert fingerprint(array) == hashlib.sha256(said).hexdigest()
+    assert fingerprint(np.asfortranarray(array)) == fingerprint(array)
+    assert fingerprint(array[None]) != fingerprint(array)

@@ -120,7 +120,7 @@ class Source:
         notes: list[str] = []
         order, drawn_as = order_in(module_order), stream or DEFAULT_STREAM
         if isinstance(content, Packed):
-            from .unpack import restore  # which needs torch
+            from .unpack import restore
 
             base = base or self._base_at_hand(content)
             header, notes = restore(

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from ..bases.base import Base
 from ..bases.canonical import canonical_of, modules_of, weights_mark
 from ..bases.held import hold
+from ..bases.kept_factors import KeptFactors
 from ..bases.modules import Module
-from ..bases.weights import torch_threads
 from ..core.streams import projection
-from ..core.svd.canonical import Canonical
-from ..core.torch_arrays import check_device
+from ..core.svd.entries import Canonical
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.memory_file import MemoryFile
@@ -38,6 +37,8 @@ def restore(
 ) -> tuple[PeftAdapter, list[str]]:
     """A packed adapter as PEFT's file and configuration would have it, from the base's weights; and what to know.
 
+    The factors are those that were kept, if some were; only else this needs torch.
+
     With `keep_weights` the weights stay in memory, in `base`, for who reads them again: where they fit.
 
     Raises
@@ -48,21 +49,53 @@ def restore(
         If the file was changed, or contradicts itself.
     """
     check_content(packed)
-    where = check_device(device)
     transposed = packed.numbers("transposed") or ()
     modules = modules_of(base, packed.config, packed.names("modules"), packed.path, transposed=transposed)
     dtypes = _one_each(packed, "dtypes", len(modules))
     notes = hold(base, modules) if keep_weights else []
-    if weights_mark(base.checkpoint.read, modules) != packed.text("weights"):
+    mark = weights_mark(base.checkpoint.read, modules)
+    if mark != packed.text("weights"):
         raise MismatchError(
             "the base's weights aren't those that the adapter was packed with",
             where=base.path,
             hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
         )
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
+    kept = KeptFactors(mark, modules, packed.config.r, dtype_of)
+    tensors = _rebuilt_of_kept(packed, modules, kept)
+    if tensors is None:
+        canonical = _computed(packed, base, modules, dtype_of, device=device, threads=threads, progress=progress)
+        tensors = rebuilt(packed, modules, canonical)
+        kept.keep(canonical)
+    return sort_keys(packed.path, MemoryFile(packed.path, tensors), packed.config), notes
+
+
+def _rebuilt_of_kept(packed: Packed, modules: Sequence[Module], kept: KeptFactors) -> dict[str, NDArray[Any]] | None:
+    """The tensors from factors that were kept; None where there are none, or others than they should be."""
+    canonical = kept.read()
+    if canonical is None:
+        return None
+    try:
+        return rebuilt(packed, modules, canonical)
+    except MismatchError:
+        return None
+
+
+def _computed(
+    packed: Packed,
+    base: Base,
+    modules: Sequence[Module],
+    dtypes: Mapping[str, str],
+    *,
+    device: str,
+    threads: int | None,
+    progress: Progress,
+) -> dict[str, Canonical]:
+    from ..bases.weights import torch_threads
+    from ..core.torch_arrays import check_device
+
     with torch_threads(threads):
-        canonical = canonical_of(base, modules, packed.config.r, dtype_of, device=where, progress=progress)
-    return sort_keys(packed.path, MemoryFile(packed.path, rebuilt(packed, modules, canonical)), packed.config), notes
+        return canonical_of(base, modules, packed.config.r, dtypes, device=check_device(device), progress=progress)
 
 
 def rebuilt(packed: Packed, modules: Sequence[Module], canonical: Mapping[str, Canonical]) -> dict[str, NDArray[Any]]:

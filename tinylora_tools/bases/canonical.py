@@ -6,24 +6,25 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..core.svd.canonical import Canonical, canonical_factors
+from ..core.svd.entries import Canonical
 from ..errors import FormatError, MismatchError
 from ..formats.packed import short
 from ..formats.peft.config import TinyLoraConfig
-from ..formats.tensors import FLOAT_NAMES, float_dtype
+from ..formats.tensors import FLOAT_NAMES, fingerprint, float_dtype
 from ..progress import Progress
-from ..workers import Workers
+from ..workers import Workers, cores
 from .base import Base
 from .modules import Module, architecture_for, model_modules, open_model
 from .quantization import refuse_in_parts, refuse_packed
 from .selection import select_plain
-from .weights import as_matrix, fingerprint, over_modules
+
+if TYPE_CHECKING:
+    import torch
 
 
 def modules_of(
@@ -70,7 +71,7 @@ def _modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None)
 
 def weights_mark(read: Callable[[str], NDArray[Any]], modules: Sequence[Module]) -> str:
     """One fingerprint of all target weights, in their order, from one pass over their bytes."""
-    with Workers(torch.get_num_threads()) as pool:
+    with Workers(cores()) as pool:
         marks = pool.map(lambda module: fingerprint(read(module.tensor.name)), modules)
         return short(hashlib.sha256("".join(marks).encode()).digest())
 
@@ -89,6 +90,8 @@ def canonical_of(
 
     `check` sees each weight as it is stored; it may be called from several threads.
     """
+    from ..core.svd.canonical import canonical_factors  # which needs torch
+    from .weights import as_matrix, over_modules
 
     def one(module: Module) -> Canonical:
         stored = base.checkpoint.read(module.tensor.name)

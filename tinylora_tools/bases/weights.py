@@ -3,13 +3,11 @@ small."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,13 +32,6 @@ def as_matrix(stored: NDArray[Any], module: Module, device: torch.device) -> Ten
     shared."""
     W = tensor_of(stored).to(device)
     return W.T if module.kind == "Conv1D" else W
-
-
-def fingerprint(stored: NDArray[Any]) -> str:
-    """sha256 of a weight's dtype, shape and bytes as they are stored."""
-    found = hashlib.sha256(f"{stored.dtype.name} {list(stored.shape)} ".encode())
-    found.update(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
 
 
 @contextmanager

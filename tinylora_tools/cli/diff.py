@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, architecture_option, output_options, scale_option, several
+from .options import SOURCE, architecture_option, cache_option, output_options, scale_option, several
 from .output import Output
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import kind_of, plural, scientific
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @scale_option
 @architecture_option
+@cache_option
 @output_options
 def command(
     first: str, second: str, adapters: tuple[str, ...], scales: tuple[float, ...], out: Output, **given: Any

@@ -47,6 +47,7 @@ COMMANDS = {
 #: Commands about this program itself.
 ABOUT = {
     "doctor": ("about.doctor", "Show what this machine has, to paste into a bug report."),
+    "cache": ("about.cache", "Show what is kept of packed adapters' factors, or remove it."),
     "completion": ("about.completion", "Print what makes a shell complete commands, options and files."),
     "help": ("about.help", "Show the help of a command."),
 }

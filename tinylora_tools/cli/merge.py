@@ -13,6 +13,7 @@ from .options import (
     Dtype,
     all_of,
     base_option_with,
+    cache_option,
     force_option,
     numbering_options,
     output_option,
@@ -57,6 +58,7 @@ _own_options = all_of(
     ),
     click.option("--device", default="cpu", show_default=True, help="Where sums are formed: cpu, cuda, mps, xpu, ..."),
     click.option("--threads", type=THREADS, help="Default: one a core, at most 8."),
+    cache_option,
     click.option(
         "--verify-base/--no-verify-base", default=True, help="Compare the targeted weights with the adapter's factors."
     ),

@@ -224,6 +224,27 @@ release_option: Decorator = click.option(
     type=click.Choice(["4", "5"]),
     help="The generation that an adapter of Gemma's or Gemma 2's embeddings was trained under: they scale in 5 only.",
 )
+
+
+def cache_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--no-cache, of commands that compute a packed adapter's factors."""
+
+    @wraps(function)
+    def run(*arguments: Any, no_cache: bool, **given: Any) -> Any:
+        if not no_cache:
+            return function(*arguments, **given)
+        from ..bases.kept_factors import without_kept_factors
+
+        with without_kept_factors():
+            return function(*arguments, **given)
+
+    return click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Compute a packed adapter's factors even if they are in `tinylora cache`, and don't keep them there.",
+    )(run)
+
+
 stream_option: Decorator = click.option(
     "--stream",
     type=click.Choice(["torch-cpu-avx2", "torch-cpu-scalar", "torch"]),

@@ -12,6 +12,7 @@ from .options import (
     SOURCE,
     Dtype,
     base_option,
+    cache_option,
     force_option,
     numbering_options,
     output_option,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--digest", is_flag=True, help="Print the sha256 of each P (little-endian bytes).")
 @base_option
 @numbering_options
+@cache_option
 @force_option
 @output_options
 def command(

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, architecture_option, base_option, device_option, output_options, threads_option
+from .options import (
+    SOURCE,
+    architecture_option,
+    base_option,
+    cache_option,
+    device_option,
+    output_options,
+    threads_option,
+)
 from .output import Output
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import by_kind, plural, scientific, some_of
@@ -52,6 +60,7 @@ _NEXT = {
 @architecture_option
 @device_option
 @threads_option
+@cache_option
 @output_options
 def command(out: Output, **given: Any) -> int:
     """Verify that ADAPTER's factors belong to a base. Exits with 0 when they do, 1 when not.

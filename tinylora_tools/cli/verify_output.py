@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import SOURCE, THREADS, architecture_option, base_option, output_options
+from .options import SOURCE, THREADS, architecture_option, base_option, cache_option, output_options
 from .output import Output
 from .screens.blocks import Block, Items, Text
 from .screens.words import plural
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @architecture_option
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Form only N tensors again. Default: all.")
 @click.option("--threads", type=THREADS, help="Default: 2.")
+@cache_option
 @output_options
 def command(out: Output, adapters: tuple[str, ...], **given: Any) -> int:
     """Verify a merged model by the manifest in it (merge --manifest). Exits with 0 when all is as it was recorded.

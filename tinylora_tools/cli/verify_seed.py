@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import OUTPUT, SOURCE, base_option, force_option, numbering_options, output_options
+from .options import OUTPUT, SOURCE, base_option, cache_option, force_option, numbering_options, output_options
 from .output import Output
 from .screens.blocks import Block, Table, Text, columns
 from .screens.words import scientific
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--record", "record_to", type=OUTPUT, metavar="FILE", help="Write a golden file.")
 @click.option("--golden", type=SOURCE, metavar="FILE", help="Check against a golden file.")
+@cache_option
 @force_option
 @output_options
 def command(out: Output, **given: Any) -> int:

@@ -109,6 +109,17 @@ def same_values(one: TensorFile, name: str, other: TensorFile, other_name: str) 
     return all(a == b for a, b in zip(one.pieces(name), other.pieces(other_name), strict=True))
 
 
+def fingerprint(stored: NDArray[Any]) -> str:
+    """sha256 of a tensor's dtype, shape and bytes as they are stored, in hex."""
+    from hashlib import sha256  # brings OpenSSL's library
+
+    import numpy as np
+
+    found = sha256(f"{stored.dtype.name} {list(stored.shape)} ".encode())
+    found.update(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype for a safetensors dtype name; ml_dtypes supplies bfloat16 and the 8-bit floats.
 

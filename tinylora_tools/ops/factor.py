@@ -17,7 +17,7 @@ from ..adapters.load import ModuleOrder, order_in
 from ..bases.base import Base, open_base
 from ..bases.modules import Module, open_model, reduced_ranks, undetermined_vectors
 from ..bases.selection import select_plain
-from ..bases.weights import as_matrix, fingerprint, over_modules, torch_threads
+from ..bases.weights import as_matrix, over_modules, torch_threads
 from ..core.svd.triplets import Factors, top_triplets
 from ..core.torch_arrays import array_of, check_device
 from ..errors import FormatError, OutputError
@@ -26,6 +26,7 @@ from ..formats.factors_file import PARTS, FactorsFile, metadata_of, read_factors
 from ..formats.peft.config import TinyLoraConfig
 from ..formats.safetensors_file import SafetensorsFile
 from ..formats.safetensors_writer import write_file, write_tensors
+from ..formats.tensors import fingerprint
 from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress

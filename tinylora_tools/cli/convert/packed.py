@@ -10,6 +10,7 @@ import click
 from ..options import (
     SOURCE,
     Dtype,
+    cache_option,
     device_option,
     force_option,
     output_option,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 @stream_option
 @device_option
 @threads_option
+@cache_option
 @force_option
 @output_options
 @push_option

@@ -11,6 +11,7 @@ from ..options import (
     SOURCE,
     Dtype,
     base_option,
+    cache_option,
     device_option,
     force_option,
     output_option,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 @stream_option
 @device_option
 @threads_option
+@cache_option
 @force_option
 @output_options
 @push_option

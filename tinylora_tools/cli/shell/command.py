@@ -19,7 +19,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "architecture", "module_order", "first_adapter", "seeding", "release", "stream", "kind", "settings",
         "projection", "against",
     ),
-    "How it computes": ("device", "threads"),
+    "How it computes": ("device", "threads", "no_cache"),
     "What it shows": ("form", "as_json", "rows", "save", "quiet", "help"),
 }  # fmt: skip
 

@@ -93,7 +93,7 @@ def _sglang(engine: Engine, export: Export) -> Iterator[Limit]:
 
         outside = [module for module in export.kinds if not _LAYER.search(module) and not has(module)]
         if outside:
-            what = f"{title} loses what an adapter has outside of numbered layers, here {_first(outside)}"
+            what = f"{title} takes what is called layers.NUMBER for layers, and loses the rest, here {_first(outside)}"
             yield Limit(what, "lost", export.merge)
         yield from _without_lora(engine, export, lambda module: module in outside or has(module))
         looked_up = next((module for module in export.kinds if export.kinds[module] == "Embedding"), None)

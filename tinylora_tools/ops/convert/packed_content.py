@@ -18,12 +18,13 @@ from ...adapters.provenance import KNOWN_STREAMS
 from ...adapters.updates import projected_vectors
 from ...bases.base import Base
 from ...bases.canonical import canonical_of, modules_of, weights_mark
+from ...bases.kept_factors import KeptFactors
 from ...bases.modules import Module
 from ...bases.orientation import is_transposed
 from ...bases.tensor_names import BaseNames
 from ...core.residual import Triplets
 from ...core.streams import projection
-from ...core.svd.canonical import Canonical
+from ...core.svd.entries import Canonical
 from ...core.tying import group_of
 from ...errors import MismatchError, UndeterminedError, UnsupportedError
 from ...formats.packed import CONTENT, FORMAT, USUAL_STREAM, VERSION, content_mark, digest_of, lean_config, short
@@ -37,7 +38,8 @@ from .packed_factors import Restored, corrections_of, off_base, restored
 class Packing:
     """An adapter on its base, in PEFT's order of modules.
 
-    `told` says whether the configuration tells just these modules; `vectors` are v as they are stored.
+    `told` says whether the configuration tells just these modules; `vectors` are v as they are stored, `mark` is the
+    fingerprint of the weights.
     """
 
     adapter: Adapter
@@ -46,6 +48,7 @@ class Packing:
     told: bool
     dtypes: dict[str, str]
     vectors: dict[int, NDArray[Any]]
+    mark: str
 
     @classmethod
     def of(cls, adapter: Adapter, base: Base, v_dtype: str) -> Packing:
@@ -54,7 +57,8 @@ class Packing:
         if base.architecture is None:
             modules = [_turned(base, adapter, module) for module in modules]
         vectors = {group: _narrowed(adapter.vector(group), v_dtype, adapter.path) for group in adapter.header.vectors}
-        return cls(adapter, base, modules, told, {m.name: adapter.training_dtype(m.name) for m in modules}, vectors)
+        dtypes = {module.name: adapter.training_dtype(module.name) for module in modules}
+        return cls(adapter, base, modules, told, dtypes, vectors, weights_mark(base.checkpoint.read, modules))
 
     @property
     def names(self) -> list[str]:
@@ -69,9 +73,22 @@ class Packing:
             if off_base(factors, module, stored, self.dtypes[module.name], self.base.path):
                 moved.add(module.name)
 
-        found = canonical_of(
-            self.base, self.modules, self.adapter.config.r, self.dtypes, device=device, progress=progress, check=check
-        )
+        kept = KeptFactors(self.mark, self.modules, self.adapter.config.r, self.dtypes)
+        found = kept.read()
+        if found is None:
+            found = canonical_of(
+                self.base,
+                self.modules,
+                self.adapter.config.r,
+                self.dtypes,
+                device=device,
+                progress=progress,
+                check=check,
+            )
+            kept.keep(found)
+        else:
+            for module in self.modules:
+                check(module, self.base.checkpoint.read(module.tensor.name))
         return found, _moved([name for name in self.names if name in moved])
 
     def restored(self, canonical: Mapping[str, Canonical], *, exact: bool) -> list[Restored]:
@@ -92,7 +109,7 @@ def content_of(work: Packing, factors: Sequence[Restored]) -> tuple[dict[str, ND
         "format": FORMAT,
         "version": VERSION,
         "config": lean_config(adapter.config.raw),
-        "weights": weights_mark(work.base.checkpoint.read, work.modules),
+        "weights": work.mark,
         "signs": short(np.packbits(np.concatenate([one.flipped for one in factors])).tobytes()),
         "A": digest_of(one.A for one in factors),
         "B": digest_of(one.B for one in factors),

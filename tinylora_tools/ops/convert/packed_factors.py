@@ -14,7 +14,7 @@ from ...bases.modules import Module
 from ...bases.orientation import factored_as_stored
 from ...core.compare import update_distance
 from ...core.residual import Triplets, residual_of, verdict_on
-from ...core.svd.canonical import Canonical
+from ...core.svd.entries import Canonical
 from ...errors import MismatchError, UnsupportedError
 from ...formats.packed import INDEX, VALUE
 from ...formats.peft.adapter import Factors

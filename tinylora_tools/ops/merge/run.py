@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from ...output.staging import check_output, resumable_directory, staged_director
 from ...progress import NoProgress, Progress
 from ...sources.locate import expanded
 from ...wording import argument
+from ...workers import cores
 from ..opened import AdapterLike
 from ..scales import one_each
 from .bases import base_of
@@ -198,11 +198,6 @@ def _write(
     if shards:
         shards.move_to(directory, plan.files)
     return results
-
-
-def cores() -> int:
-    """How many threads, where nobody says."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
 
 
 def adder_on(device: str) -> MakeAdder:

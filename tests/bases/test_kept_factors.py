@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from fixture_data import ROOT, fixture
 
 from tinylora_tools import merge, pack, to_lora
 from tinylora_tools.bases import kept_factors
-from tinylora_tools.bases.kept_factors import KeptFactors, cache_directory, kept_files, without_kept_factors
+from tinylora_tools.bases.base import Base
+from tinylora_tools.bases.kept_factors import KeptFactors, KeptMark, cache_directory, kept_files, without_kept_factors
 from tinylora_tools.bases.modules import Module
 from tinylora_tools.core.svd.entries import Canonical
 from tinylora_tools.formats.tensors import TensorInfo
@@ -135,7 +138,8 @@ def test_a_second_merge_of_a_packed_adapter_factors_nothing(
         merge(packed, tmp_path / "first", CASE.base)
         assert not kept.exists()
     merge(packed, tmp_path / "second", CASE.base)
-    assert len(kept_files(kept)) == 1
+    assert sorted(path.suffix for path, _ in kept_files(kept)) == [".mark", ".npz"]
+    monkeypatch.setattr("tinylora_tools.adapters.unpack.weights_mark", None)
     monkeypatch.setattr("tinylora_tools.adapters.unpack.canonical_of", None)
     monkeypatch.setattr("tinylora_tools.ops.convert.packed_content.canonical_of", None)
     merge(packed, tmp_path / "third", CASE.base)
@@ -149,7 +153,7 @@ def test_a_second_merge_of_a_packed_adapter_factors_nothing(
 def test_other_factors_than_they_should_be_are_computed_again(tmp_path: Path, kept: Path) -> None:
     packed = tmp_path / "packed.safetensors"
     pack(CASE.adapter, packed, base=CASE.base)
-    ((path, _),) = kept_files(kept)
+    (path,) = kept.glob("*.npz")
     with np.load(path) as held:
         entries, unsure = held["entries"].copy(), held["unsure"]
     entries[0] ^= 1
@@ -161,6 +165,33 @@ def test_other_factors_than_they_should_be_are_computed_again(tmp_path: Path, ke
         merge(packed, tmp_path / "second", CASE.base)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
+
+
+def test_the_fingerprint_of_files_that_are_as_they_were_is_known(tmp_path: Path, kept: Path) -> None:
+    copied = tmp_path / "base"
+    shutil.copytree(CASE.base, copied)
+    weights, modules = copied / "model.safetensors", MODULES
+
+    def known() -> KeptMark:
+        return KeptMark(Base(copied), modules)
+
+    known().keep("mark")
+    assert not kept.exists()  # they were changed just now
+    real = time.time_ns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinylora_tools.bases.kept_factors.time.time_ns", lambda: real() + 10**10)
+        known().keep("mark")
+        assert known().read() == "mark"
+        assert KeptMark(Base(copied), MODULES[:1]).read() is None
+        data, state = weights.read_bytes(), weights.stat()
+        weights.write_bytes(data)
+        os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))  # as some programs do that copy
+        assert known().read() is None
+        known().keep("mark")
+        (copied / "config.json").write_text((copied / "config.json").read_text() + " ")
+        assert known().read() is None
+        with without_kept_factors():
+            assert known().read() is None
 
 
 def test_kept_factors_cost_no_torch(tmp_path: Path, kept: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..bases.base import Base
 from ..bases.canonical import canonical_of, modules_of, weights_mark
 from ..bases.held import hold
-from ..bases.kept_factors import KeptFactors
+from ..bases.kept_factors import KeptFactors, KeptMark
 from ..bases.modules import Module
 from ..core.streams import projection
 from ..core.svd.entries import Canonical
@@ -52,17 +52,21 @@ def restore(
     transposed = packed.numbers("transposed") or ()
     modules = modules_of(base, packed.config, packed.names("modules"), packed.path, transposed=transposed)
     dtypes = _one_each(packed, "dtypes", len(modules))
-    notes = hold(base, modules) if keep_weights else []
-    mark = weights_mark(base.checkpoint.read, modules)
-    if mark != packed.text("weights"):
-        raise MismatchError(
-            "the base's weights aren't those that the adapter was packed with",
-            where=base.path,
-            hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
-        )
     dtype_of = {m.name: dtype for m, dtype in zip(modules, dtypes, strict=True)}
-    kept = KeptFactors(mark, modules, packed.config.r, dtype_of)
-    tensors = _rebuilt_of_kept(packed, modules, kept)
+    wanted, known = packed.text("weights"), KeptMark(base, modules)
+    kept, notes = KeptFactors(wanted, modules, packed.config.r, dtype_of), list[str]()
+    tensors = _rebuilt_of_kept(packed, modules, kept) if known.read() == wanted else None
+    if tensors is None:
+        notes = hold(base, modules) if keep_weights else []
+        mark = weights_mark(base.checkpoint.read, modules)
+        known.keep(mark)
+        if mark != wanted:
+            raise MismatchError(
+                "the base's weights aren't those that the adapter was packed with",
+                where=base.path,
+                hint="Name the very base, in the same dtype; a copy in another dtype, or a fine-tuned one, won't do.",
+            )
+        tensors = _rebuilt_of_kept(packed, modules, kept)
     if tensors is None:
         canonical = _computed(packed, base, modules, dtype_of, device=device, threads=threads, progress=progress)
         tensors = rebuilt(packed, modules, canonical)

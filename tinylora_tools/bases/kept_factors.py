@@ -4,6 +4,9 @@ rank needs the same ones, and they take most of its time.
 A file for each set of weights: numpy's .npz with `entries`, A and B of all modules one behind the other, and `unsure`,
 the places of those that another machine may round otherwise. A zip's checksums find what was damaged; it is computed
 again then, as all is that can't be read or kept.
+
+And a small file for each base on this machine, with the fingerprint of its weights: known as long as none of its files
+changes its inode, its size, or when it was written or otherwise changed, to the nanosecond.
 """
 
 from __future__ import annotations
@@ -12,17 +15,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.svd.entries import Canonical
 from ..formats.tensors import float_dtype
+from .base import Base
 from .modules import Module
 
 #: What names the directory; empty for none.
@@ -30,6 +35,9 @@ VARIABLE = "TINYLORA_CACHE_DIR"
 
 #: Bytes that the directory may take: what was used last stays.
 LIMIT = 2_000_000_000
+
+#: Nanoseconds after which a file that was changed again shows it.
+_SETTLED = 2_000_000_000
 
 #: Of what canonical factors are: another way to compute them that may give other ones has another number.
 _VERSION = 1
@@ -59,13 +67,63 @@ def cache_directory() -> Path | None:
     return Path(platformdirs.user_cache_dir("tinylora", appauthor=False)) / "factors"
 
 
+class KeptMark:
+    """The fingerprint of modules' weights in files that are as they were."""
+
+    def __init__(self, base: Base, modules: Sequence[Module]) -> None:
+        directory = None if _unused.get() else cache_directory()
+        states = None if directory is None else _states(base)
+        self._path = None
+        if directory is not None and states is not None:
+            shard_of = base.checkpoint.shard_of
+            what = [_VERSION, states, [[one.tensor.name, shard_of.get(one.tensor.name)] for one in modules]]
+            self._path = directory / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.mark"
+
+    def read(self) -> str | None:
+        """The fingerprint; None where it isn't known."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.read_text("ascii")
+            os.utime(self._path)
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def keep(self, mark: str) -> None:
+        """Keep the fingerprint of files that are, since this was made, as they were."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                _write(self._path, lambda file: file.write(mark.encode("ascii")))
+
+
+def _states(base: Base) -> list[list[Any]] | None:
+    """What changes in a base's files when they do; None where it can't be told, or where they were changed just now:
+    what is written within the clock's tick doesn't show."""
+    found: list[list[Any]] = []
+    for path in [*(shard.path for shard in base.checkpoint.shards), base.checkpoint.path / "config.json"]:
+        try:
+            state = path.stat()
+        except OSError:
+            if path.name == "config.json":
+                continue
+            return None
+        written, changed = state.st_mtime_ns, state.st_ctime_ns
+        if time.time_ns() - max(written, changed) < _SETTLED:
+            return None
+        found.append([str(path.absolute()), state.st_dev, state.st_ino, state.st_size, written, changed])
+    return found
+
+
 def kept_files(directory: Path) -> list[tuple[Path, os.stat_result]]:
     """The files in it, with what was used last first."""
     found = []
     with suppress(OSError):
-        for path in directory.glob("*.npz"):
+        for path in directory.iterdir():
             with suppress(OSError):  # another process may remove it just now
-                found.append((path, path.stat()))
+                if path.suffix in (".npz", ".mark"):
+                    found.append((path, path.stat()))
     return sorted(found, key=lambda one: -one[1].st_mtime_ns)
 
 
@@ -133,16 +191,17 @@ class KeptFactors:
         plain = entries.view(_plain(self._dtype))
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _write(self._path, plain, np.flatnonzero(unsure).astype(np.int64))
+            places = np.flatnonzero(unsure).astype(np.int64)
+            _write(self._path, lambda file: np.savez(file, entries=plain, unsure=places))
             _remove_the_oldest(self._path.parent)
 
 
-def _write(path: Path, entries: NDArray[Any], unsure: NDArray[Any]) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Under its name only when it is whole."""
     descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, entries=entries, unsure=unsure)
+            write(file)
         Path(name).replace(path)
     except BaseException:
         with suppress(OSError):

@@ -11,10 +11,10 @@ from ..bases.kept_factors import LIMIT, cache_directory, kept_files
 @dataclass(frozen=True, slots=True)
 class CacheReport:
     """The directory (None where nothing is kept), the sets of factors that are, or with `cleared` were, there, and
-    their bytes; `limit` is what they may take, in bytes."""
+    the bytes of all that is kept; `limit` is what they may take, in bytes."""
 
     directory: str | None
-    entries: int
+    sets: int
     bytes: int
     limit: int
     cleared: bool
@@ -37,7 +37,7 @@ def cache(*, clear: bool = False) -> CacheReport:
                 path.unlink()
     return CacheReport(
         directory=None if directory is None else str(directory),
-        entries=len(files),
+        sets=sum(path.suffix == ".npz" for path, _ in files),
         bytes=sum(state.st_size for _, state in files),
         limit=LIMIT,
         cleared=clear,

@@ -20,7 +20,7 @@ def test_it_shows_what_is_kept_and_removes_it(tmp_path: Path, monkeypatch: pytes
     packed = tmp_path / "packed.safetensors"
     words = ["convert", "packed", CASE.adapter, "--base", CASE.base, "-o", packed, "-f", "-q"]
     assert tinylora(*words, "--no-cache").code == 0
-    assert json.loads(tinylora("cache", "--json").out)["entries"] == 0
+    assert json.loads(tinylora("cache", "--json").out)["sets"] == 0
     assert tinylora(*words).code == 0
     shown = tinylora("cache").out
     assert shown.startswith("1 set of factors, ")

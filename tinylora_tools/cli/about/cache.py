@@ -40,6 +40,6 @@ def _render(report: CacheReport) -> Iterator[Block]:
     if report.directory is None:
         yield Text("Nothing is kept: there is no directory for it")
         return
-    what = f"{plural(report.entries, 'set')} of factors, {size(report.bytes)} of at most {size(report.limit)}"
+    what = f"{plural(report.sets, 'set')} of factors, {size(report.bytes)} of at most {size(report.limit)}"
     yield Text(f"Removed {what}" if report.cleared else what)
     yield Text(report.directory, indent=2)

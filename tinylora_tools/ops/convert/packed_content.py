@@ -18,7 +18,7 @@ from ...adapters.provenance import KNOWN_STREAMS
 from ...adapters.updates import projected_vectors
 from ...bases.base import Base
 from ...bases.canonical import canonical_of, modules_of, weights_mark
-from ...bases.kept_factors import KeptFactors
+from ...bases.kept_factors import KeptFactors, KeptMark
 from ...bases.modules import Module
 from ...bases.orientation import is_transposed
 from ...bases.tensor_names import BaseNames
@@ -58,7 +58,9 @@ class Packing:
             modules = [_turned(base, adapter, module) for module in modules]
         vectors = {group: _narrowed(adapter.vector(group), v_dtype, adapter.path) for group in adapter.header.vectors}
         dtypes = {module.name: adapter.training_dtype(module.name) for module in modules}
-        return cls(adapter, base, modules, told, dtypes, vectors, weights_mark(base.checkpoint.read, modules))
+        known, mark = KeptMark(base, modules), weights_mark(base.checkpoint.read, modules)
+        known.keep(mark)
+        return cls(adapter, base, modules, told, dtypes, vectors, mark)
 
     @property
     def names(self) -> list[str]:

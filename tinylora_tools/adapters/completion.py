@@ -188,14 +188,12 @@ def _projections(
         by_rank = {parts.rank: name for name, parts in header.modules.items()}
         if {ranks[module.name] for module in missing} <= by_rank.keys():
             return {module.name: adapter.projection(by_rank[ranks[module.name]]) for module in missing}
-    seeds = {module.name: config.projection_seed + place for place, module in enumerate(wanted)}
-
-    def drawn(name: str, stream: str) -> NDArray[Any]:
-        return projection.draw_rounded(seeds[name], config.u, ranks[name], dtype, stream=stream)
-
+    seeds = range(config.projection_seed, config.projection_seed + len(wanted))
     for stream in KNOWN_STREAMS:
-        if all(drawn(name, stream).tobytes() == adapter.projection(name).tobytes() for name in header.modules):
-            return {module.name: drawn(module.name, stream) for module in missing}
+        each = projection.draw_rounded(seeds, config.u, [*ranks.values()], [dtype] * len(ranks), stream=stream)
+        drawn = dict(zip(ranks, each, strict=True))
+        if all(drawn[name].tobytes() == adapter.projection(name).tobytes() for name in header.modules):
+            return {module.name: drawn[module.name] for module in missing}
     raise UndeterminedError(
         "what drew the stored P isn't known, so those of the missing modules can't be drawn",
         where=header.file.path,

@@ -176,15 +176,9 @@ def drawn_projections(
         If the seed can't be known.
     """
     config = require_seed(adapter)
-    by_rank: dict[int, list[str]] = {}
-    for module in modules:
-        by_rank.setdefault(adapter.modules[module].rank, []).append(module)
-    found: dict[str, NDArray[Any]] = {}
-    for rank, alike in by_rank.items():
-        seeds = [config.projection_seed + places[module] for module in alike]
-        drawn = projection.draw_many(seeds, config.u, rank, stream=stream)
-        found |= {m: projection.round_to(P, training_dtype(m)) for m, P in zip(alike, drawn, strict=True)}
-    return found
+    seeds = [config.projection_seed + places[module] for module in modules]
+    ranks, dtypes = [adapter.modules[module].rank for module in modules], [training_dtype(one) for one in modules]
+    return dict(zip(modules, projection.draw_rounded(seeds, config.u, ranks, dtypes, stream=stream), strict=True))
 
 
 def shared_offsets(stored: Mapping[str, NDArray[Any]], seed: int) -> tuple[list[int], Mapping[str, NDArray[Any]]]:

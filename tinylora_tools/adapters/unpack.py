@@ -180,7 +180,5 @@ def _projections(packed: Packed, modules: Sequence[Module], dtypes: list[str]) -
             raise FormatError("lacks a P", where=packed.path, hint="Pack the adapter again.")
         return [own[place] for place in places]
     stream, config = packed.stream, packed.config
-    return [
-        projection.draw_rounded(config.projection_seed + number, config.u, module.rank(config.r), dtype, stream=stream)
-        for number, (module, dtype) in enumerate(zip(modules, dtypes, strict=True))
-    ]
+    seeds = range(config.projection_seed, config.projection_seed + len(modules))
+    return projection.draw_rounded(seeds, config.u, [one.rank(config.r) for one in modules], dtypes, stream=stream)

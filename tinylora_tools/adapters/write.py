@@ -62,18 +62,12 @@ def require_drawable(adapter: Adapter) -> str:
     if not header.has_config or header.seeding == "salted":
         raise UnsupportedError("the seed of P isn't known, so P can't be left out", where=header.file.path, hint=hint)
     lost, places = "", {name: i for i, name in enumerate(adapter.order)}  # those that PEFT's load gives
+    held = {name: P.astype(np.float32) for name in adapter.modules if (P := header.stored_projection(name)) is not None}
     for stream in KNOWN_STREAMS:
-        lost = ""
-        for module in adapter.modules:
-            stored = header.stored_projection(module)
-            if stored is None:
-                continue
-            P = stored.astype(np.float32)
-            u, r, _ = P.shape
-            drawn = projection.draw_rounded(adapter.seed + places[module], u, r, training_dtype(P), stream=stream)
-            if drawn.tobytes() != P.tobytes():
-                lost = module
-                break
+        seeds = [adapter.seed + places[module] for module in held]
+        ranks, dtypes = [P.shape[1] for P in held.values()], [training_dtype(P) for P in held.values()]
+        drawn = projection.draw_rounded(seeds, adapter.config.u, ranks, dtypes, stream=stream)
+        lost = next((name for name, P in zip(held, drawn, strict=True) if P.tobytes() != held[name].tobytes()), "")
         if not lost:
             return stream
     raise UnsupportedError(f"{lost}: its P isn't what its seed draws", where=header.file.path, hint=hint)

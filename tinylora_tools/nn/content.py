@@ -91,10 +91,12 @@ def new_content(model: nn.Module, config: TinyLoraConfig, *, init_seed: int, str
     whole_weights = {layer.name: layer.unmerged[0].detach() for layer in _merged(model)}
     group = {module.name: group_of(i, many, config.weight_tying) for i, module in enumerate(modules)}
     factors, projections, vectors = {}, {}, {}
-    for i, module in enumerate(modules):
-        W = _unmerged_weight(module, whole_weights)
-        A, B = _factors(module.name, W, config.r)
-        P = projection.draw_rounded(config.projection_seed + i, config.u, A.shape[0], _name(W.dtype), stream=stream)
+    weights = [_unmerged_weight(module, whole_weights) for module in modules]
+    made = [_factors(module.name, W, config.r) for module, W in zip(modules, weights, strict=True)]
+    seeds = range(config.projection_seed, config.projection_seed + many)
+    ranks, dtypes = [A.shape[0] for A, _ in made], [_name(W.dtype) for W in weights]
+    drawn = projection.draw_rounded(seeds, config.u, ranks, dtypes, stream=stream)
+    for module, W, (A, B), P in zip(modules, weights, made, drawn, strict=True):
         dtype = torch.float32 if widen and W.dtype in _WIDENED else W.dtype
         at = torch.device("cpu") if W.is_meta else W.device
         factors[module.name] = A.to(dtype), B.to(dtype)

@@ -162,7 +162,8 @@ def test_refuses_other_dtypes() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_drawn_for_a_training_dtype(dtype: str) -> None:
     """As PEFT draws: in float32, then of the weight's dtype where that has 16 bits, then float32 again."""
-    P = draw_rounded(7, 13, 2, dtype, stream="torch")
+    other, P = draw_rounded([8, 7], 13, [3, 2], ["float32", dtype], stream="torch")
+    assert np.array_equal(other, draw(8, 13, 3, stream="torch"))
     drawn = torch.normal(mean=0.0, std=1 / 2**0.5, size=(13, 2, 2), generator=torch.Generator().manual_seed(7))
     expected = drawn.to(getattr(torch, dtype)).float().numpy()
     assert P.dtype == np.float32

@@ -46,10 +46,18 @@ def draw(seed: int, u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[
     return P
 
 
-def draw_rounded(seed: int, u: int, r: int, dtype: str, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:
-    """P (u, r, r) in float32, rounded as training in `dtype` rounds it. See `draw_many` and `round_to`."""
-    P = draw(seed, u, r, stream=stream)
-    return round_to(P, dtype) if dtype in ("bfloat16", "float16") else P
+def draw_rounded(
+    seeds: Sequence[int], u: int, ranks: Sequence[int], dtypes: Sequence[str], *, stream: str = DEFAULT_STREAM
+) -> list[NDArray[Any]]:
+    """P (u, r, r) in float32 of each module, with a rank of its own, rounded as training in its dtype rounds it; those of
+    one rank are drawn together. See `draw_many` and `round_to`."""
+    found: list[NDArray[Any]] = [np.empty(0, np.float32)] * len(seeds)
+    for rank in set(ranks):
+        alike = [place for place, one in enumerate(ranks) if one == rank]
+        drawn = draw_many([seeds[place] for place in alike], u, rank, stream=stream)
+        for place, P in zip(alike, drawn, strict=True):
+            found[place] = round_to(P, dtypes[place]) if dtypes[place] in ("bfloat16", "float16") else P
+    return found
 
 
 def draw_many(seeds: Sequence[int], u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[Any]:

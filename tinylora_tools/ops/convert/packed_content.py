@@ -181,7 +181,9 @@ def _projections(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The P that the file has to hold, and what the metadata say of the rest."""
     for stream in KNOWN_STREAMS:
-        drawn = (_drawn(adapter, stored[name].shape, i, dtypes[name], stream) for i, name in enumerate(names))
+        seeds = range(adapter.seed, adapter.seed + len(names))
+        ranks, of = [stored[name].shape[1] for name in names], [dtypes[name] for name in names]
+        drawn = projection.draw_rounded(seeds, stored[names[0]].shape[0], ranks, of, stream=stream)
         if all(P.tobytes() == stored[name].tobytes() for name, P in zip(names, drawn, strict=True)):
             return {}, {} if stream == USUAL_STREAM else {"stream": stream}
     own: dict[bytes, int] = {}  # one that several modules share is stored once, with the first of them
@@ -189,11 +191,6 @@ def _projections(
         own.setdefault(stored[name].tobytes(), number)
     of_module = [own[stored[name].tobytes()] for name in names]
     return {names[number]: stored[names[number]] for number in own.values()}, {"P_of": json.dumps(of_module)}
-
-
-def _drawn(adapter: Adapter, shape: tuple[int, ...], place: int, dtype: str, stream: str) -> NDArray[Any]:
-    u, r, _ = shape
-    return projection.draw_rounded(adapter.seed + place, u, r, dtype, stream=stream)
 
 
 def _said_once(values: Sequence[str]) -> str:

@@ -154,30 +154,37 @@ def _values(
     plan: Plan, tensors: list[NewTensor], factors: Mapping[str, Factors], stream: str, init_seed: int
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """The tensors' values in turn, by their keys."""
-    index = {module.name: i for i, module in enumerate(plan.selection.modules)}
+    projections = _projections(plan, stream) if any(tensor.part == "P" for tensor in tensors) else {}
     for tensor in tensors:
-        values = _value(plan, tensor, index, factors, stream, init_seed)
+        values = _value(plan, tensor, projections, factors, init_seed)
         yield tensor.key, values.astype(numpy_dtype(tensor.dtype), copy=False)
 
 
 def _value(
     plan: Plan,
     tensor: NewTensor,
-    index: Mapping[str, int],
+    projections: Mapping[str, NDArray[Any]],
     factors: Mapping[str, Factors],
-    stream: str,
     init_seed: int,
 ) -> NDArray[Any]:
-    config, module = plan.config, tensor.module
+    module = tensor.module
     if tensor.source is not None:
         return plan.base.checkpoint.read(tensor.source.name)
     if module is None:
         return _vector(plan, int(tensor.key.rpartition(".")[2]), init_seed)
     if tensor.part == "P":
-        seed, rank = config.projection_seed + index[module.name], module.rank(config.r)
-        return projection.draw_rounded(seed, config.u, rank, FLOAT_NAMES[module.dtype], stream=stream)
+        return projections[module.name]
     A, B = factors[module.name]
     return A if tensor.part == "A" else B
+
+
+def _projections(plan: Plan, stream: str) -> dict[str, NDArray[Any]]:
+    """P (u, r, r) of each module."""
+    config, modules = plan.config, plan.selection.modules
+    seeds = range(config.projection_seed, config.projection_seed + len(modules))
+    ranks, dtypes = [one.rank(config.r) for one in modules], [FLOAT_NAMES[one.dtype] for one in modules]
+    drawn = projection.draw_rounded(seeds, config.u, ranks, dtypes, stream=stream)
+    return {module.name: P for module, P in zip(modules, drawn, strict=True)}
 
 
 def _vector(plan: Plan, group: int, init_seed: int) -> NDArray[Any]:

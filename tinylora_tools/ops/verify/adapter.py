@@ -93,14 +93,17 @@ def _compare(
 ) -> tuple[AdapterVerdict, list[Check]]:
     """The stored P against what each stream draws for its place."""
     dtypes = {module: training_dtype(P) for module, P in stored.items()}  # T5 in float16 keeps some in float32
+    placed = {module: place for module in stored if (place := places[module]) is not None}
     by_stream: dict[str, dict[str, Difference]] = {}
     for stream in KNOWN_STREAMS:
-        results = by_stream.setdefault(stream, {})
-        for module, P in stored.items():
-            place = places[module]
-            if place is not None:
-                drawn = projection.round_to(projection.draw(seed + place, *P.shape[:2], stream=stream), dtypes[module])
-                results[module] = difference(P, drawn)
+        drawn = projection.draw_rounded(
+            [seed + place for place in placed.values()],
+            len(next(iter(stored.values()))),
+            [stored[module].shape[1] for module in placed],
+            [dtypes[module] for module in placed],
+            stream=stream,
+        )
+        by_stream[stream] = {module: difference(stored[module], P) for module, P in zip(placed, drawn, strict=True)}
     best = max(by_stream, key=lambda stream: sum(d.identical for d in by_stream[stream].values()))
     good = {module for module, found in by_stream[best].items() if found.identical}
     bad = [module for module in stored if module not in good]

@@ -49,8 +49,8 @@ def draw(seed: int, u: int, r: int, *, stream: str = DEFAULT_STREAM) -> NDArray[
 def draw_rounded(
     seeds: Sequence[int], u: int, ranks: Sequence[int], dtypes: Sequence[str], *, stream: str = DEFAULT_STREAM
 ) -> list[NDArray[Any]]:
-    """P (u, r, r) in float32 of each module, with a rank of its own, rounded as training in its dtype rounds it; those of
-    one rank are drawn together. See `draw_many` and `round_to`."""
+    """P (u, r, r) in float32 of each module, with a rank of its own, rounded as training in its dtype rounds it; those
+    of one rank are drawn together. See `draw_many` and `round_to`."""
     found: list[NDArray[Any]] = [np.empty(0, np.float32)] * len(seeds)
     for rank in set(ranks):
         alike = [place for place, one in enumerate(ranks) if one == rank]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tinylora_tools.errors import OutputError
 from tinylora_tools.output import file_copy
 from tinylora_tools.output.file_copy import copy_range, read_into
 
@@ -81,6 +83,32 @@ def test_the_range_and_nothing_else_is_copied(files: tuple[int, int, Path], one:
     found = path.read_bytes()
     expected = before[:at] + DATA[first:last] + before[at + last - first :]
     assert found == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="blocks are shared on Linux")
+def test_blocks_that_lie_alike_are_shared(files: tuple[int, int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands around them is copied; where they lie otherwise, or the system can't, all is."""
+    source, target, path = files
+    asked: list[tuple[int, ...]] = []
+
+    def clone(_: int, request: int, said: bytes) -> None:
+        descriptor, start, size, to = struct.unpack("=qQQQ", said)
+        assert (request, descriptor) == (0x4020940D, source)
+        asked.append((start, size, to))
+        os.pwrite(target, os.pread(source, size, start), to)
+
+    monkeypatch.setattr("fcntl.ioctl", clone)
+    copy_range(source, 100, target, 4196, 9000, share=True)
+    assert asked == [(4096, 4096, 8192)]
+    assert path.read_bytes()[4196:] == DATA[100:9100]
+    copy_range(source, 100, target, 4195, 9000, share=True)
+    copy_range(source, 4000, target, 4000, 4000, share=True)
+    assert len(asked) == 1
+    monkeypatch.setattr("fcntl.ioctl", unable)
+    copy_range(source, 100, target, 4196, 9000)
+    assert path.read_bytes()[4196:13196] == DATA[100:9100]
+    with pytest.raises(OutputError, match="can't have the base and the merged model share"):
+        copy_range(source, 100, target, 4196, 9000, share=True)
 
 
 @pytest.mark.usefixtures("way")

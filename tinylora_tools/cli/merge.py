@@ -81,6 +81,14 @@ _own_options = all_of(
     help="Read a base on the Hub by ranges as the merge needs them, instead of downloading it first: only OUT takes "
     "space. After an interruption the same command goes on behind the last whole shard.",
 )
+@click.option(
+    "--inplace-copy",
+    type=click.Choice(["auto", "reflink"]),
+    default="auto",
+    show_default=True,
+    help="reflink has OUT share what doesn't change with the base's files, so that it takes no space: on XFS and "
+    "Btrfs, refused elsewhere. auto does so where it can, once there is room for a copy.",
+)
 @click.option("--dry-run", is_flag=True, help="Plan and check all but the values of weights, write nothing.")
 @force_option
 @output_options

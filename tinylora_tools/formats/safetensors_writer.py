@@ -32,6 +32,8 @@ class SafetensorsWriter:
         Everything before the data.
     places : Mapping[str, TensorInfo]
         Where each tensor goes: offsets count from the start of the file.
+    reserve : bool
+        Take the file's space at once.
 
     Raises
     ------
@@ -41,13 +43,16 @@ class SafetensorsWriter:
         For a full disk, before anything is computed where the file system can tell.
     """
 
-    def __init__(self, path: Path, header: bytes, places: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, path: Path, header: bytes, places: Mapping[str, TensorInfo], *, reserve: bool = True) -> None:
         self.places = places
         self.size = max((info.end for info in places.values()), default=len(header))
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             self.write_at(memoryview(header), 0)
-            _reserve(self.descriptor, self.size)
+            if reserve:
+                _reserve(self.descriptor, self.size)
+            else:
+                os.ftruncate(self.descriptor, self.size)
         except BaseException:
             os.close(self.descriptor)
             raise

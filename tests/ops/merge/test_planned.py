@@ -13,10 +13,10 @@ from tinylora_tools.ops.merge.planned import Settings, planned
 from tinylora_tools.ops.merge.run import merge
 from tinylora_tools.progress import NoProgress
 
-#: Arguments of merge's that its bytes don't depend on.
+#: Arguments of merge's that its tensors' bytes don't depend on.
 OTHERS = {
     "adapters", "output", "base", "device", "threads", "verify_base", "manifest", "stream_base",
-    "dry_run", "force", "progress",
+    "inplace_copy", "dry_run", "force", "progress",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 from ...bases.tensor_names import BaseNames
@@ -12,6 +13,7 @@ from ...formats.safetensors_file import SafetensorsFile, build_header
 from ...formats.tensors import DTYPE_OF, FLOAT_NAMES
 from ...formats.torch_file import TorchFile
 from ...inputs import read_input
+from ...output.file_copy import BLOCK
 from .words import Outcome, OutputFile, Settled, Source
 
 
@@ -39,6 +41,21 @@ def layout(base: Checkpoint, names: BaseNames, number: int, settled: Settled, dt
         header, places = build_header(entries, dict(shard.metadata) or {"format": "pt"})
     tensors = tuple((places[name], outcome) for (name, _), outcome in zip(wanted, outcomes, strict=True))
     return OutputFile(_output_name(shard.path.relative_to(base.path)), header, tensors)
+
+
+def with_blocks_alike(file: OutputFile) -> OutputFile:
+    """A shard with a header so long that what it has of the base's lies as there in blocks of the disk, as far as one
+    length does that."""
+    of_base: dict[int, int] = {}
+    for info, outcome in file.tensors:
+        if outcome.is_copy(info) and outcome.source.tensor.start:  # else its bytes have no place in a file
+            further = (outcome.source.tensor.start - info.start) % BLOCK
+            of_base[further] = of_base.get(further, 0) + info.nbytes
+    further = max(of_base, key=lambda one: of_base[one], default=0)
+    length = len(file.header) - 8 + further
+    header = length.to_bytes(8, "little") + file.header[8:] + b" " * further
+    moved = [(replace(info, start=info.start + further, end=info.end + further), one) for info, one in file.tensors]
+    return OutputFile(file.name, header, tuple(moved))
 
 
 def _output_dtype(stored: str, dtype: str) -> str:

@@ -7,7 +7,9 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ...adapters import soundness
 from ...adapters.load import ModuleOrder, order_in
@@ -30,6 +32,7 @@ from ..opened import AdapterLike
 from ..scales import one_each
 from .bases import base_of
 from .card import card_of
+from .layout import with_blocks_alike
 from .planned import Settings, planned
 from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tokenizer import Chosen
@@ -59,6 +62,7 @@ def merge(
     tokenizer: str | None = None,
     manifest: bool = False,
     stream_base: bool = False,
+    inplace_copy: str = "auto",
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -97,6 +101,10 @@ def merge(
     stream_base : bool
         Read the weights of a base on the Hub by ranges, as they are needed, instead of downloading them first. What an
         interrupted merge has written stays beside the output, shard by shard, and the same merge goes on from there.
+    inplace_copy : "auto" or "reflink"
+        With "reflink" the merged model shares what doesn't change with the base's files, block by block, so that it
+        takes no space; it is refused where the file system can't do that. "auto" shares where that can be done, too,
+        but makes sure of the space first.
     dry_run : bool
         Plan and check all but the values of weights; write nothing.
     force : bool
@@ -112,12 +120,18 @@ def merge(
     dtype = dtype_named("dtype", dtype, "auto")
     one_of("tied", tied, ("untie", "share"))
     one_of("release", release, (None, "4", "5"))
+    one_of("inplace_copy", inplace_copy, ("auto", "reflink"))
     one_of("tokenizer", tokenizer, (None, "base", "adapter"))
     at_least("threads", threads, 1)
     if manifest and stream_base:
         raise UnsupportedError(
             "a manifest records each tensor of the base, which would be sent twice",
             hint=f"Leave {argument('manifest', True)} or {argument('stream_base', True)} out.",
+        )
+    if inplace_copy == "reflink" and stream_base:
+        raise UnsupportedError(
+            "there is nothing on this machine to share bytes with, where the base is streamed",
+            hint=f"Leave {argument('inplace_copy')} or {argument('stream_base', True)} out.",
         )
     output, progress, sources = expanded(output), progress or NoProgress(), find_sources(adapters)
     scales = one_each(scale, len(sources))
@@ -129,9 +143,11 @@ def merge(
         given_mark(),
     )  # fmt: skip
     opened, plan, chosen = planned(at, sources, settings, threads=threads, keep_weights=not dry_run, progress=progress)
+    if inplace_copy == "reflink":
+        plan = replace(plan, files=tuple(map(with_blocks_alike, plan.files)))
     results: list[TensorResult] = []
     if dry_run:
-        _check_space(output, plan, at, chosen)
+        _check_space(output, plan, at, chosen, share=inplace_copy == "reflink")
         for adapter in opened:
             soundness.check_factors(adapter)
     else:
@@ -139,9 +155,19 @@ def merge(
             shards = None
             if parts:
                 shards = Shards(parts, mark_of(at, sources, settings, check=verify_base), plan.files)
-            _check_space(output, plan, at, chosen, shards)
+            _check_space(output, plan, at, chosen, shards, share=inplace_copy == "reflink")
             copy_model_files(at.path, directory, chosen.tokenizer)
-            results = _write(directory, plan, shards, device, threads, verify_base, progress)
+            with _shared_or_refused(output, at, inplace_copy):
+                results = _write(
+                    directory,
+                    plan,
+                    shards,
+                    make_adder=adder_on(device),
+                    threads=threads or cores(),
+                    check_base=verify_base,
+                    share=inplace_copy == "reflink",
+                    progress=progress,
+                )
             _write_texts(directory, at, plan)
             card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
             (directory / "README.md").write_text(card, "utf-8")
@@ -166,24 +192,31 @@ def _staged(
             yield directory, None
 
 
+@contextmanager
+def _shared_or_refused(output: Path, base: Base, inplace_copy: str) -> Iterator[None]:
+    """Say where and what to do, where bytes can't be shared."""
+    try:
+        yield
+    except OutputError as error:
+        if inplace_copy != "reflink" or error.where is not None:
+            raise
+        hint = (
+            f"Write to the file system of {base.path}, if it is XFS or Btrfs; or leave {argument('inplace_copy')} out."
+        )
+        raise OutputError(error.what, where=output, hint=hint) from None
+
+
 def _write(
     directory: Path,
     plan: MergePlan,
     shards: Shards | None,
-    device: str,
-    threads: int | None,
-    verify_base: bool,
+    *,
     progress: Progress,
+    **given: Any,
 ) -> list[TensorResult]:
     progress.start("Merging", plan.size)
     results: list[TensorResult] = []
-    with MergeWriter(
-        shards.directory if shards else directory,
-        threads=threads or cores(),
-        make_adder=adder_on(device),
-        check_base=verify_base,
-        progress=progress,
-    ) as writer:
+    with MergeWriter(shards.directory if shards else directory, progress=progress, **given) as writer:
         for file in plan.files:
             if shards and file.name in shards.done:
                 results += shards.done[file.name]
@@ -229,11 +262,16 @@ def _named(first_adapter: ModuleOrder) -> str | tuple[str, ...] | None:
     return str(first_adapter) if isinstance(first_adapter, Path) else tuple(first_adapter)
 
 
-def _check_space(output: Path, plan: MergePlan, base: Base, chosen: Chosen, shards: Shards | None = None) -> None:
-    """Raise OutputError where what is to be written, but for shards that are there already, has no room."""
+def _check_space(
+    output: Path, plan: MergePlan, base: Base, chosen: Chosen, shards: Shards | None = None, *, share: bool
+) -> None:
+    """Raise OutputError where what is to be written, but for shards that are there already and for what is shared, has
+    no room."""
     done = shards.done if shards else {}
     copied = model_files(base.path, chosen.tokenizer).values()
     size = sum(file.size for file in plan.files if file.name not in done) + sum(path.stat().st_size for path in copied)
+    if share:
+        size -= sum(info.nbytes for file in plan.files for info, outcome in file.tensors if outcome.is_copy(info))
     existing = next(path for path in output.absolute().parents if path.exists())
     free = shutil.disk_usage(existing).free
     if free < size:

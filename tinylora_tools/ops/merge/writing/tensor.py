@@ -69,11 +69,13 @@ class OpenSource:
         """Of the file that holds the tensor's bytes in their order; None where they have no place of their own."""
         return None if self._opened is None or not tensor.start else self._opened.descriptor
 
-    def copy(self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int) -> None:
-        """Copy bytes of a tensor, from `offset` on, to a place in another file."""
+    def copy(
+        self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int, *, share: bool = False
+    ) -> None:
+        """Copy bytes of a tensor, from `offset` on, to a place in another file; or have the files share them."""
         descriptor = self._descriptor(tensor)
         if descriptor is not None:
-            copy_range(descriptor, tensor.start + offset, target.descriptor, start, size)
+            copy_range(descriptor, tensor.start + offset, target.descriptor, start, size, share=share)
         elif self._ranges is not None:
             piece = memoryview(bytearray(size))
             self._ranges.read_into(piece, tensor.start + offset)

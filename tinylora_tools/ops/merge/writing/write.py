@@ -63,6 +63,8 @@ class MergeWriter:
     check_base : bool
         Whether factors are checked against the weights in passing.
     progress : Progress
+    share : bool
+        Have the base's files and the new ones share what doesn't change.
     block_elements : int
     """
 
@@ -74,6 +76,7 @@ class MergeWriter:
         make_adder: MakeAdder,
         check_base: bool,
         progress: Progress,
+        share: bool = False,
         block_elements: int = BLOCK_ELEMENTS,
     ) -> None:
         self.results: list[TensorResult] = []
@@ -81,6 +84,7 @@ class MergeWriter:
         self._buffers = Buffers(make_adder, block_elements)
         self._check_base = check_base
         self._progress = progress
+        self._share = share
         self._block_elements = block_elements
         self._workers = Workers(threads)
         self._flusher = Workers(1)
@@ -111,7 +115,7 @@ class MergeWriter:
         path = self._directory / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
         places = {info.name: info for info, _ in file.tensors}
-        with SafetensorsWriter(path, file.header, places) as target:
+        with SafetensorsWriter(path, file.header, places, reserve=not self._share) as target:
             self._progress.advance(len(file.header))
             try:
                 self._write_tensors(file, target)
@@ -150,10 +154,13 @@ class MergeWriter:
         self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: SafetensorsWriter
     ) -> Iterator[_Job]:
         for info, tensor, source in copies:
-            for done in range(0, info.nbytes, COPY_BYTES):
-                size = min(COPY_BYTES, info.nbytes - done)
-                work = partial(source.copy, tensor, done, size, target, info.start + done)
+            done = 0
+            while done < info.nbytes:
+                start = info.start + done
+                size = min(COPY_BYTES - start % COPY_BYTES, info.nbytes - done)  # so that pieces end with blocks
+                work = partial(source.copy, tensor, done, size, target, start, share=self._share)
                 yield _Job(size, work, partial(self._written, target, size))
+                done += size
 
     def _sums(self, jobs: list[TensorJob], target: SafetensorsWriter) -> Iterator[_Job]:
         while jobs:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fixture_data import fixture
 
+import tinylora_tools as tl
 from tinylora_tools.cli.convert import FORMS
 from tinylora_tools.cli.main import ABOUT, COMMANDS, group
 
@@ -75,3 +78,15 @@ def test_prose_fits(page: Path) -> None:
     """Lines of at most 120 characters, but for tables and code."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_many_adapters_become_lora_as_serving_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = fixture("peft021-layers")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "serving.md").read_text(), re.S | re.M)
+    (block,) = [block for block in blocks if "to_lora" in block]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(case.base, "BASE")
+    for name in ("first", "second"):
+        tl.pack(case.adapter, f"{name}.safetensors", base="BASE")
+    exec(block, {})  # noqa: S102 - it is ours
+    assert sorted(path.name for path in (tmp_path / "loras").iterdir()) == ["first", "second"]

@@ -17,13 +17,17 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Self, TypeVar
 
+from .ranks import ranks
+
 T = TypeVar("T")
 _Answer = tuple[Any, BaseException | None]
 
 
 def cores() -> int:
-    """How many threads, where nobody says: one for each core that this process may use, at most 8."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    """How many threads, where nobody says: one for each core that this process may use, at most 8; of several `ranks`
+    on this machine each takes its part."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    return max(1, min(8, available // ranks().beside))
 
 
 class Task(Generic[T]):

@@ -17,6 +17,7 @@ from ..formats.packed import short
 from ..formats.peft.config import TinyLoraConfig
 from ..formats.tensors import FLOAT_NAMES, fingerprint, float_dtype
 from ..progress import Progress
+from ..ranks import ranks
 from ..workers import Workers, cores
 from .base import Base
 from .modules import Module, architecture_for, model_modules, open_model
@@ -71,9 +72,11 @@ def _modules_of(base: Base, config: TinyLoraConfig, names: Sequence[str] | None)
 
 def weights_mark(read: Callable[[str], NDArray[Any]], modules: Sequence[Module]) -> str:
     """One fingerprint of all target weights, in their order, from one pass over their bytes."""
+    share = sorted(ranks().share([module.tensor.nbytes for module in modules]))
     with Workers(cores()) as pool:
-        marks = pool.map(lambda module: fingerprint(read(module.tensor.name)), modules)
-        return short(hashlib.sha256("".join(marks).encode()).digest())
+        mine = dict(zip(share, pool.map(lambda at: fingerprint(read(modules[at].tensor.name)), share), strict=True))
+    marks = {place: mark for one in ranks().gathered(mine) for place, mark in one.items()}
+    return short(hashlib.sha256("".join(marks[place] for place in range(len(modules))).encode()).digest())
 
 
 def canonical_of(

@@ -16,6 +16,7 @@ from ..checks import at_least
 from ..core.torch_arrays import tensor_of
 from ..errors import FormatError, TinyLoraError
 from ..progress import Progress
+from ..ranks import ranks
 from ..workers import Workers
 from .modules import Module
 
@@ -61,7 +62,8 @@ def over_modules(
 
     Small weights, whose steps are too short to share between cores, are worked on side by side with one thread each;
     large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its
-    company. Without `side_by_side` they come one after the other, in their order.
+    company. Without `side_by_side` they come one after the other, in their order. Of several `ranks` each works on its
+    share, and all get what came of all.
 
     Raises
     ------
@@ -77,12 +79,22 @@ def over_modules(
                 raise
             raise FormatError(f"{module.name}: {error.what}", where=where, hint=error.hint) from None
 
-    progress.start(what, sum(module.tensor.nbytes for module in modules))
-    sizes = [(module.tensor.nbytes, min(module.tensor.shape)) for module in modules]
-    for module, result in each_of(modules, named, sizes, device=device, in_turn=not side_by_side):
+    together, mine = ranks(), list(modules)
+    if together.count > 1:
+        share = together.share([module.tensor.nbytes for module in modules])
+        mine = [modules[place] for place in sorted(share)]
+    progress.start(what, sum(module.tensor.nbytes for module in mine))
+    sizes = [(module.tensor.nbytes, min(module.tensor.shape)) for module in mine]
+    found: dict[str, T] = {}
+    for module, result in each_of(mine, named, sizes, device=device, in_turn=not side_by_side):
         progress.at(module.name)
         progress.advance(module.tensor.nbytes)
-        yield module, result
+        if together.count == 1:
+            yield module, result
+        found[module.name] = result
+    if together.count > 1:
+        every = {name: result for one in together.gathered(found) for name, result in one.items()}
+        yield from ((module, every[module.name]) for module in modules)
 
 
 def each_of(

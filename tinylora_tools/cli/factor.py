@@ -12,14 +12,14 @@ from .options import SOURCE, device_option, force_option, output_option, output_
 from .output import Output
 from .screens.blocks import Block, Table, Text, columns, written
 from .screens.words import bars, by_kind, extent, plural
-from .shell.command import Command
+from .shell.command import DividedCommand
 from .shell.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from ..ops.factor import FactorReport, ModuleFactors
 
 
-@click.command("factor", cls=Command)
+@click.command("factor", cls=DividedCommand)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("FILE", "A .safetensors file.")
 @target_options

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .config_options import adapter_dtype_option, adapter_options
-from .options import SOURCE, device_option, force_option, output_option, output_options, stream_option, threads_option
+from .options import (
+    SOURCE,
+    device_option,
+    force_option,
+    output_option,
+    output_options,
+    stream_option,
+    threads_option,
+)
 from .output import Output
 from .screens.blocks import Block, written
 from .screens.words import plural
-from .shell.command import Command
+from .shell.command import DividedCommand
 from .shell.process import keep_freed_memory
 from .shell.pushing import push_option
 
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from ..ops.create.init import InitReport
 
 
-@click.command("init", cls=Command)
+@click.command("init", cls=DividedCommand)
 @click.argument("base", type=SOURCE, metavar="BASE")
 @output_option("OUT", "Directory to make.")
 @adapter_options

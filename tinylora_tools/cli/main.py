@@ -17,6 +17,7 @@ import click
 from .. import __version__
 from ..errors import TinyLoraError
 from ..inputs import watching_inputs
+from ..ranks import OtherRankFailedError, joined
 from ..wording import worded_by
 from ..workers import some_are_left
 from .output import print_error, print_json
@@ -106,10 +107,10 @@ def _main(as_json: bool) -> NoReturn:
         keep_standard_streams()
         end_on_signals()
         try:
-            with worded_by(OptionWords()), watching_inputs():
+            with worded_by(OptionWords()), watching_inputs(), joined() as together:
                 result = group(prog_name="tinylora", standalone_mode=False)
             sys.stdout.flush()
-            sys.exit(result if isinstance(result, int) else 0)
+            sys.exit(result if isinstance(result, int) and not together.number else 0)
         except click.ClickException as error:
             if as_json:
                 print_json({"error": {"message": error.format_message(), "where": None, "hint": None}})
@@ -128,6 +129,8 @@ def _main(as_json: bool) -> NoReturn:
                 raise
             print_error(said, as_json=as_json)
             sys.exit(1)
+    except OtherRankFailedError:
+        sys.exit(1)
     except KeyboardInterrupt:  # before anything began, or again, while it is said
         sys.exit(130)
     except (_ReaderGoneError, BrokenPipeError):

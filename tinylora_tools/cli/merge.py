@@ -27,7 +27,7 @@ from .output import Output
 from .screens.blocks import Block, Text, written
 from .screens.heat import heat_map
 from .screens.words import plural, scientific
-from .shell.command import Command
+from .shell.command import DividedCommand
 from .shell.process import keep_freed_memory, leave_threads_to_us
 from .shell.pushing import push_option
 
@@ -65,7 +65,7 @@ _own_options = all_of(
 )
 
 
-@click.command("merge", cls=Command)
+@click.command("merge", cls=DividedCommand)
 @click.argument("adapters", nargs=-1, required=True, type=SOURCE, metavar="ADAPTER...")
 @output_option("OUT", "Directory to make.")
 @base_option_with("from the Hub if need be")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..errors import OutputError, TinyLoraError
 from ..inputs import no_inputs
 from ..progress import NoProgress, Progress
+from ..ranks import ranks
 from .screens.bar import Bar
 from .screens.blocks import Block
 from .screens.forms import as_csv, as_json, as_markdown
@@ -50,8 +51,10 @@ class Output:
     def report(self, report: T, render: Callable[[T], Iterable[Block]], rows: str | None = None) -> None:
         """Show a report, a dataclass with `warnings`: as the blocks that `render` makes of it, or in another form.
 
-        `rows` is the key of what the report has a row each of, for CSV.
+        `rows` is the key of what the report has a row each of, for CSV. Of several `ranks` the first one shows it.
         """
+        if ranks().number:
+            return
         if not is_dataclass(report) or isinstance(report, type):
             raise TypeError(f"{report!r} is no report")
         fields: dict[str, Any] = asdict(report)
@@ -86,12 +89,14 @@ class Output:
 
     def talk(self, text: str) -> None:
         """A line on stderr about what was done besides; none where it is to be quiet."""
-        if not self.quiet:
+        if not self.quiet and not ranks().number:
             print_lines(labelled(Span("", ""), text, terminal_of(sys.stderr).room.width, 2), err=True)
 
     def warn(self, text: str) -> None:
         """A warning on stderr; one that can't wait for the report isn't repeated behind it."""
         self._said.add(text)
+        if ranks().number:
+            return
         for bar in self._bars:
             bar.clear()
         _print_labelled(Span("warning: ", "warn"), text)
@@ -99,7 +104,7 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """A bar on a terminal, which goes away when the work is done, however it ends; elsewhere nothing."""
-        if self.quiet or not terminal_of(sys.stderr).cursor:
+        if self.quiet or ranks().number or not terminal_of(sys.stderr).cursor:
             yield NoProgress()
             return
         bar = Bar(sys.stderr)

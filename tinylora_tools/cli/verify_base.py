@@ -19,7 +19,7 @@ from .options import (
 from .output import Output
 from .screens.blocks import Block, Items, Table, Text, columns
 from .screens.words import by_kind, plural, scientific, some_of
-from .shell.command import Command
+from .shell.command import DividedCommand
 from .shell.process import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _NEXT = {
 }
 
 
-@click.command("verify-base", cls=Command)
+@click.command("verify-base", cls=DividedCommand)
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @base_option
 @click.option(

@@ -30,6 +30,7 @@ from ..formats.tensors import fingerprint
 from ..inputs import watches_inputs
 from ..output.staging import lies_in, replace_hint, require_ending, resumable_file
 from ..progress import NoProgress, Progress
+from ..ranks import ranks
 from ..sources.locate import expanded
 from ..workers import Workers
 
@@ -123,7 +124,7 @@ def factor(
     with resumable_file(output, force=force or older is not None) as (parts, whole), torch_threads(threads):
         work = _Work(at.checkpoint, config.r, where, parts, older)
         found = _all(work, modules, output, progress or NoProgress())
-        written = _assemble(whole, work, modules, config.r)
+        written = 0 if ranks().number else _assemble(whole, work, modules, config.r)
     return FactorReport(
         output=str(output),
         bytes_written=written,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from ..errors import OutputError
 from ..formats.peft.config import CONFIG_NAME
 from ..inputs import require_unchanged
+from ..ranks import ranks
 from ..wording import argument
 from .workshop import Workshop, workshop, workshop_of
 
@@ -35,6 +37,11 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
     """
     inputs = list(inputs)
     check_output(output, force=force, inputs=inputs)
+    if ranks().number:
+        with _nowhere(parts=False) as (_, whole):
+            whole.mkdir()
+            yield whole
+        return
     with _workshop(output) as shop:
         check_output(output, force=force, inputs=inputs)  # now that no other run gives it its name
         whole = shop.new()
@@ -55,10 +62,16 @@ def resumable_directory(output: Path, *, force: bool, inputs: Iterable[Path]) ->
     """
     inputs = list(inputs)
     check_output(output, force=force, inputs=inputs)
+    if ranks().number:
+        with _nowhere() as (parts, whole):
+            whole.mkdir()
+            yield parts, whole
+        return
     with _workshop(output, "what is done so far is kept beside it") as shop:
         check_output(output, force=force, inputs=inputs)
         whole = shop.new()
         whole.mkdir()
+        ranks().gathered(str(shop.parts))
         yield shop.parts, whole
         _publish(shop, whole, output, force=force)
 
@@ -76,6 +89,10 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
         If an input was changed meanwhile.
     """
     check_file(output, force=force)
+    if ranks().number:
+        with _nowhere(parts=False) as (_, whole):
+            yield whole
+        return
     with _workshop(output) as shop:
         check_file(output, force=force)
         whole = shop.new()
@@ -98,11 +115,26 @@ def resumable_file(output: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
         If an input was changed meanwhile.
     """
     check_file(output, force=force)
+    if ranks().number:
+        with _nowhere() as (parts, whole):
+            yield parts, whole
+        return
     with _workshop(output, "what is done so far is kept beside it") as shop:
         check_file(output, force=force)
         whole = shop.new()
+        ranks().gathered(str(shop.parts))
         yield shop.parts, whole
         _publish(shop, whole, output, force=force)
+
+
+@contextmanager
+def _nowhere(*, parts: bool = True) -> Iterator[tuple[Path, Path]]:
+    """For all but the first of several `ranks`: its directory for parts, and a path for what it writes instead. Until
+    all are done with what they check and read, nothing gets its name."""
+    at = Path(ranks().gathered("")[0]) if parts else Path()
+    with tempfile.TemporaryDirectory() as directory:
+        yield at, Path(directory) / "whole"
+        ranks().wait()
 
 
 @contextmanager
@@ -125,6 +157,7 @@ def _make_parents(output: Path) -> None:
 def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
     """Flush what was made, and give it its name."""
     output = output.absolute()
+    ranks().wait()
     require_unchanged(but=workshop_of(output))
     _sync_tree(whole)
     shop.give_name(whole, force=force)

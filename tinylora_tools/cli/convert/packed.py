@@ -21,7 +21,7 @@ from ..options import (
 from ..output import Output
 from ..screens.blocks import Block, written
 from ..screens.words import plural, size
-from ..shell.command import Command
+from ..shell.command import DividedCommand
 from ..shell.process import keep_freed_memory
 from ..shell.pushing import push_option
 from .sources import source_options
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ...ops.convert.packed import PackReport
 
 
-@click.command("packed", cls=Command)
+@click.command("packed", cls=DividedCommand)
 @click.argument("adapter", type=SOURCE, metavar="ADAPTER")
 @output_option("OUT", "The .safetensors file to make.")
 @click.option(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import click
+
+from ...ranks import ranks
 
 #: A group's title, and the parameters in it; what isn't named here comes first, as "Options".
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -38,6 +41,14 @@ class Command(click.Command):
     """A click command whose help is one sentence, examples, what else there is to say, and options in groups; and last
     where its words are explained."""
 
+    #: Whether the processes that torchrun starts divide its work.
+    divided = False
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ranks().count > 1 and not self.divided:
+            raise click.UsageError("torchrun starts several processes, and this command's work isn't divided.", ctx)
+        return super().invoke(ctx)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
         formatter.write_text("`tinylora help WORD` tells what a word means: residual, stream, group, triplet, ...")
@@ -57,3 +68,9 @@ class Command(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+class DividedCommand(Command):
+    """One whose work is divided by the processes that torchrun starts."""
+
+    divided = True

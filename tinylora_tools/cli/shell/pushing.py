@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import FormatError, TinyLoraError
+from ...ranks import ranks
 from ..options import all_of
 from ..output import Output, print_error
 
@@ -57,6 +58,8 @@ def push_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
         require_login(target(push_to_hub))
         result = function(*arguments, output=output, out=out, **given)
+        if ranks().number:
+            return result
         from ...ops.push.run import push
 
         try:

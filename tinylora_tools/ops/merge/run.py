@@ -25,6 +25,7 @@ from ...inputs import watches_inputs
 from ...output.companions import copy_model_files, model_files
 from ...output.staging import check_output, resumable_directory, staged_directory
 from ...progress import NoProgress, Progress
+from ...ranks import ranks
 from ...sources.locate import expanded
 from ...wording import argument
 from ...workers import cores
@@ -151,10 +152,13 @@ def merge(
         for adapter in opened:
             soundness.check_factors(adapter)
     else:
-        with _staged(output, force=force, inputs=inputs, resumable=at.afar) as (directory, parts):
+        resumable = at.afar or ranks().count > 1
+        with _staged(output, force=force, inputs=inputs, resumable=resumable) as (directory, parts):
             shards = None
             if parts:
-                shards = Shards(parts, mark_of(at, sources, settings, check=verify_base), plan.files)
+                mark = mark_of(at, sources, settings, check=verify_base)
+                shards = Shards(parts, mark, plan.files, clear=not ranks().number)
+                ranks().wait()
             _check_space(output, plan, at, chosen, shards, share=inplace_copy == "reflink")
             copy_model_files(at.path, directory, chosen.tokenizer)
             with _shared_or_refused(output, at, inplace_copy):
@@ -168,13 +172,14 @@ def merge(
                     share=inplace_copy == "reflink",
                     progress=progress,
                 )
-            _write_texts(directory, at, plan)
-            card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
-            (directory / "README.md").write_text(card, "utf-8")
-            if manifest:
-                from .verify_output import record  # which brings OpenSSL's library
+            if not ranks().number:
+                _write_texts(directory, at, plan)
+                card = card_of(at.path, opened, scales, plan.tied, share_lost(results), plan.head)
+                (directory / "README.md").write_text(card, "utf-8")
+                if manifest:
+                    from .verify_output import record  # which brings OpenSSL's library
 
-                record(directory, output.name, at, opened, settings, threads or cores())
+                    record(directory, output.name, at, opened, settings, threads or cores())
     seconds = time.perf_counter() - started
     return report_of(output, at, opened, plan, results, notes=chosen.notes, dry_run=dry_run, seconds=seconds)
 
@@ -214,10 +219,13 @@ def _write(
     progress: Progress,
     **given: Any,
 ) -> list[TensorResult]:
-    progress.start("Merging", plan.size)
+    mine = ranks().share([file.size for file in plan.files])
+    progress.start("Merging", sum(plan.files[place].size for place in mine))
     results: list[TensorResult] = []
     with MergeWriter(shards.directory if shards else directory, progress=progress, **given) as writer:
-        for file in plan.files:
+        for place, file in enumerate(plan.files):
+            if place not in mine:
+                continue
             if shards and file.name in shards.done:
                 results += shards.done[file.name]
                 progress.advance(file.size)
@@ -228,7 +236,11 @@ def _write(
             results += writer.results[before:]
             if shards:
                 shards.keep(file, writer.results[before:])
-    if shards:
+    if ranks().count > 1 and shards:
+        ranks().wait()
+        shards = shards.as_they_are()
+        results = [result for file in plan.files for result in shards.done[file.name]]
+    if shards and not ranks().number:
         shards.move_to(directory, plan.files)
     return results
 

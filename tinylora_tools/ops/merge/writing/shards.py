@@ -35,14 +35,22 @@ class Shards:
         Of all that the shards' bytes depend on: those of another mark are removed.
     files : sequence of OutputFile
         What is to be written.
+    clear : bool
+        Remove the rest: before another one of several `ranks` writes there.
     """
 
-    def __init__(self, directory: Path, mark: str, files: Sequence[OutputFile]) -> None:
-        self.directory, self._mark = directory, mark
+    def __init__(self, directory: Path, mark: str, files: Sequence[OutputFile], *, clear: bool = True) -> None:
+        self.directory, self._mark, self._files = directory, mark, files
         self.done = {file.name: found for file in files if (found := self._recorded(file)) is not None}
+        if not clear:
+            return
         kept = {directory / (name + end) for name in self.done for end in ("", _RECORD)}
         for path in [path for path in directory.rglob("*") if path.is_file() and path not in kept]:
             path.unlink()
+
+    def as_they_are(self) -> Shards:
+        """The same directory, with what others put there."""
+        return Shards(self.directory, self._mark, self._files, clear=False)
 
     def keep(self, file: OutputFile, results: Sequence[TensorResult]) -> None:
         """Record a shard that was written."""
@@ -73,8 +81,12 @@ class Shards:
 
 
 def mark_of(base: Base, sources: Sequence[Source], settings: Settings, *, check: bool) -> str:
-    """sha256 of all that a merge's bytes and its report come from; the base is one at a commit."""
+    """sha256 of all that a merge's bytes and its report come from; the base is one at a commit, or files that are as
+    they were."""
     digest = hashlib.sha256(f"{__version__} {base.source} {check} {json.dumps(asdict(settings))}".encode())
+    if not base.afar:
+        states = [shard.path.stat() for shard in base.checkpoint.shards]
+        digest.update(json.dumps([(state.st_size, state.st_mtime_ns) for state in states]).encode())
     for source in sources:
         for path in _files(source.path):
             digest.update(hashlib.sha256(path.name.encode()).digest() + hashlib.sha256(read_input(path)).digest())

@@ -87,27 +87,49 @@ def joined() -> Iterator[Ranks]:
         return
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    own = not dist.is_initialized()
+    if own:
+        _meet(dist)
+    token = None
     try:
-        joined_ranks = _Joined(dist)
-        token = _current.set(joined_ranks)
-        try:
-            yield joined_ranks
-            joined_ranks.wait()
-        except BaseException as error:
-            if not joined_ranks.fails_first():
-                raise OtherRankFailedError from None
-            if isinstance(error, _GoneError):
-                raise TinyLoraError(
-                    f"another of the {joined_ranks.count} processes ended in the middle",
-                    hint="Run the same again: what is done goes on from there.",
-                ) from None
-            raise
-        finally:
-            _current.reset(token)
+        together = _Joined(dist)
+        token = _current.set(together)
+        yield together
+        together.wait()
+    except BaseException as error:
+        if not _fails_first(dist):
+            raise OtherRankFailedError from None
+        if isinstance(error, _GoneError):
+            raise TinyLoraError(
+                "another of the processes that torchrun started ended in the middle",
+                hint="Run the same again: what is done goes on from there.",
+            ) from None
+        raise
     finally:
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
+        if token is not None:
+            _current.reset(token)
+        if own:
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
+
+
+def _meet(dist: Any) -> None:
+    try:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise TinyLoraError(
+            f"the processes that torchrun started don't reach each other: {reason}",
+            hint="Check the address that torchrun was given; GLOO_SOCKET_IFNAME names the network interface to use.",
+        ) from None
+
+
+def _fails_first(dist: Any) -> bool:
+    """Whether no other process has failed before; said to the others by this."""
+    try:
+        return bool(dist.distributed_c10d._get_default_store().add(_FAILED, 1) == 1)
+    except (RuntimeError, ValueError):  # the store went with the process that held it
+        return True
 
 
 class _GoneError(Exception):
@@ -135,11 +157,3 @@ class _Joined(Ranks):
             self._dist.barrier()
         except RuntimeError as error:
             raise _GoneError from error
-
-    def fails_first(self) -> bool:
-        """Whether no other one has failed before; said to the others by this."""
-        try:
-            store = self._dist.distributed_c10d._get_default_store()
-            return bool(store.add(_FAILED, 1) == 1)
-        except RuntimeError:  # the store went with the process that held it
-            return True

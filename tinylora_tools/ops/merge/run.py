@@ -240,6 +240,7 @@ def _write(
         ranks().wait()
         shards = shards.as_they_are()
         results = [result for file in plan.files for result in shards.done[file.name]]
+        ranks().wait()  # before they are moved
     if shards and not ranks().number:
         shards.move_to(directory, plan.files)
     return results

@@ -21,7 +21,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: Programs of others, which those pages show beside ours.
 OTHERS = {
-    "pip", "python", "python3", "llama-server", "ollama", "printf", "vllm", "mlx_lm.generate", "eval", "hf", "git", "torchrun", "#",
+    "pip", "python", "python3", "llama-server", "ollama", "printf", "vllm", "mlx_lm.generate", "eval", "hf", "git",
+    "torchrun", "#",
 }  # fmt: skip
 
 Run = Callable[..., Any]

@@ -105,9 +105,9 @@ def test_a_pickled_shard_that_shrinks_while_it_is_merged(
 
     real = run._write
 
-    def shrink(*arguments: Any) -> Any:
+    def shrink(*arguments: Any, **given: Any) -> Any:
         os.truncate(base / "pytorch_model.bin", 20_000)
-        return real(*arguments)
+        return real(*arguments, **given)
 
     monkeypatch.setattr(run, "_write", shrink)
     result = tinylora("merge", case.adapter, "--base", base, "-o", tmp_path / "out")

@@ -37,11 +37,6 @@ def staged_directory(output: Path, *, force: bool, inputs: Iterable[Path]) -> It
     """
     inputs = list(inputs)
     check_output(output, force=force, inputs=inputs)
-    if ranks().number:
-        with _nowhere(parts=False) as (_, whole):
-            whole.mkdir()
-            yield whole
-        return
     with _workshop(output) as shop:
         check_output(output, force=force, inputs=inputs)  # now that no other run gives it its name
         whole = shop.new()
@@ -62,17 +57,11 @@ def resumable_directory(output: Path, *, force: bool, inputs: Iterable[Path]) ->
     """
     inputs = list(inputs)
     check_output(output, force=force, inputs=inputs)
-    if ranks().number:
-        with _nowhere() as (parts, whole):
-            whole.mkdir()
-            yield parts, whole
-        return
     with _workshop(output, "what is done so far is kept beside it") as shop:
         check_output(output, force=force, inputs=inputs)
         whole = shop.new()
         whole.mkdir()
-        ranks().gathered(str(shop.parts))
-        yield shop.parts, whole
+        yield _shared_parts(shop), whole
         _publish(shop, whole, output, force=force)
 
 
@@ -89,10 +78,6 @@ def staged_file(output: Path, *, force: bool) -> Iterator[Path]:
         If an input was changed meanwhile.
     """
     check_file(output, force=force)
-    if ranks().number:
-        with _nowhere(parts=False) as (_, whole):
-            yield whole
-        return
     with _workshop(output) as shop:
         check_file(output, force=force)
         whole = shop.new()
@@ -115,31 +100,25 @@ def resumable_file(output: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
         If an input was changed meanwhile.
     """
     check_file(output, force=force)
-    if ranks().number:
-        with _nowhere() as (parts, whole):
-            yield parts, whole
-        return
     with _workshop(output, "what is done so far is kept beside it") as shop:
         check_file(output, force=force)
         whole = shop.new()
-        ranks().gathered(str(shop.parts))
-        yield shop.parts, whole
+        yield _shared_parts(shop), whole
         _publish(shop, whole, output, force=force)
 
 
-@contextmanager
-def _nowhere(*, parts: bool = True) -> Iterator[tuple[Path, Path]]:
-    """For all but the first of several `ranks`: its directory for parts, and a path for what it writes instead. Until
-    all are done with what they check and read, nothing gets its name."""
-    at = Path(ranks().gathered("")[0]) if parts else Path()
-    with tempfile.TemporaryDirectory() as directory:
-        yield at, Path(directory) / "whole"
-        ranks().wait()
+def _shared_parts(shop: Workshop) -> Path:
+    """The directory for parts: of several `ranks` the first one's."""
+    return Path(ranks().gathered("" if ranks().number else str(shop.parts))[0])
 
 
 @contextmanager
 def _workshop(output: Path, kept: str = "nothing was kept") -> Iterator[Workshop]:
     output = output.absolute()
+    if ranks().number:  # only the first of several writes the output
+        with tempfile.TemporaryDirectory() as elsewhere:
+            yield Workshop(output, Path(elsewhere))
+        return
     with _explained(output, kept):
         _make_parents(output)
         with workshop(output) as shop:
@@ -157,7 +136,9 @@ def _make_parents(output: Path) -> None:
 def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
     """Flush what was made, and give it its name."""
     output = output.absolute()
-    ranks().wait()
+    ranks().wait()  # until all have read and checked what they do
+    if ranks().number:
+        return
     require_unchanged(but=workshop_of(output))
     _sync_tree(whole)
     shop.give_name(whole, force=force)

@@ -1,0 +1,191 @@
+"""What README promises, measured beside what else there is, in turns.
+
+    python -m benchmarks [NAME...] [--runs 5] [--sizes 0.5b,1.5b] [--directory DIR] [--record]
+
+It builds its own checkpoints, in a temporary directory or in DIR, where they stay, and prints a row each; --record
+writes them to results.json and into RESULTS.md. A test compares README's figures with what is recorded. The scripts
+beside this look closer at one thing each: more sizes, more spectra, memory, other machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import models
+from side_by_side import Row, Work, command, machine, record, row, table, tinylora
+
+PEFT_LOADED = """
+import sys, torch
+from peft import TinyLoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+get_peft_model(model, TinyLoraConfig(r=2, u=13, weight_tying=1.0, target_modules="all-linear"))
+"""
+
+
+def merges(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """Beside `cp` and `sync` of the same files; --runs of each."""
+    for size in sizes:
+        base, adapter = models.apart(models.make, directory, size)
+        merged, copy = directory / "merged", directory / "copy"
+        yield row(
+            f"merge-{size}",
+            f"merge, {size}, bfloat16, all-linear",
+            tinylora("merge", adapter, "--base", base, "-o", merged, "-q", output=merged),
+            "`cp` and `sync`",
+            command("sh", "-c", f"cp -r '{base}' '{copy}' && sync", output=copy),
+            runs=runs,
+            limit="the sums: memory, and rounding to bfloat16",
+        )
+
+
+def making(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """`init` beside PEFT, which needs the model in memory: its start, its loading, its decompositions."""
+    base, _ = models.apart(models.make, directory, sizes[0])
+    new = directory / "new"
+    yield row(
+        f"init-{sizes[0]}",
+        f"init, {sizes[0]}, all-linear, r=2, u=13",
+        tinylora("init", base, "-o", new, "-r", 2, "-u", 13, "--weight-tying", 1, "-q", output=new),
+        "PEFT's get_peft_model, with its process",
+        command(sys.executable, "-c", PEFT_LOADED, base),
+        runs=1 if runs < 5 else 2,
+        limit="importing torch, and products of W with 8 to 16 columns",
+    )
+
+
+def triplets(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """A weight of the 7B's, in memory."""
+    import factors
+    import torch
+
+    from tinylora_tools.cli.shell.process import keep_freed_memory
+
+    keep_freed_memory()
+    for kind in ("separated", "gaussian"):
+        W = factors.SPECTRA[kind](3584, 3584, torch.Generator().manual_seed(0))
+        yield row(
+            f"factor-{kind}",
+            f"two triplets of 3584 x 3584, {kind}",
+            Work(lambda W=W: factors.ours(W, 2)),
+            "torch.linalg.svd",
+            Work(lambda W=W: factors.full(W, 2)),
+            runs=min(runs, 3),
+            limit="products of W with 8 to 16 columns",
+        )
+
+
+def restoring(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """A packed adapter that was restored before, beside one that wasn't."""
+    base, adapter = models.apart(models.make, directory, sizes[0])
+    packed, back = directory / "packed.safetensors", directory / "back"
+    os.environ["TINYLORA_CACHE_DIR"] = str(directory / "kept")
+    tinylora("convert", "packed", adapter, "-o", packed, "--base", base, "-f", "-q").run()
+    words = ("convert", "peft", packed, "-o", back, "--base", base, "-q")
+    yield row(
+        "packed-again",
+        f"a packed adapter of the {sizes[0]} restored again",
+        tinylora(*words, output=back),
+        "the first time",
+        tinylora(*words, "--no-cache", output=back),
+        runs=min(runs, 3),
+        limit="Python's start",
+    )
+
+
+def projections(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    import projection
+
+    for u, r in ((13, 3), (64, 2)):
+        found = projection.best_times(10_000, u, r, runs)
+        ours, theirs = found["torch-cpu-avx2"], found["torch"]
+        yield Row(
+            f"project-{u}x{r}", f"P of 10,000 modules, u={u}, r={r}", ours, "torch's own loop", theirs, ours / theirs,
+            "seeding, and the logarithm and the sines in NumPy", date.today().isoformat(),
+        )  # fmt: skip
+
+
+def starts(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """Every command's help beside that of huggingface_hub's own program."""
+    from tinylora_tools.cli.main import ABOUT, COMMANDS
+
+    peer = command(Path(sys.executable).with_name("hf"), "version")
+    for name in (*COMMANDS, *ABOUT):
+        yield row(
+            f"start-{name}",
+            f"tinylora {name} --help",
+            tinylora(name, "--help"),
+            "hf version",
+            peer,
+            runs=runs,
+            limit="importing click",
+        )
+
+
+def inspecting(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """Headers of many shards beside safetensors' own reader, in a process of its own."""
+    import inspect_sources
+
+    made = directory / "shards"
+    if not made.exists():
+        made.mkdir()
+        inspect_sources.make_checkpoint(made, 200, 50_000)
+    reading = (
+        "import sys, pathlib\n"
+        "from safetensors import safe_open\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.safetensors')):\n"
+        "    with safe_open(path, 'numpy') as file:\n"
+        "        {name: file.get_slice(name).get_shape() for name in file.keys()}\n"
+    )
+    yield row(
+        "inspect-shards",
+        "inspect, 200 shards, 50,000 tensors",
+        tinylora("inspect", made, "--json"),
+        "safe_open and its shapes",
+        command(sys.executable, "-c", reading, made),
+        runs=runs,
+        limit="parsing JSON, and what the families' data say of names",
+    )
+
+
+#: By the names that the command line takes.
+SUITE: dict[str, Callable[[Path, int, Sequence[str]], Iterator[Row]]] = {
+    "merge": merges, "init": making, "factor": triplets, "packed": restoring, "project": projections,
+    "start": starts, "inspect": inspecting,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SUITE)}; all by default")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--directory", type=Path)
+    parser.add_argument("--sizes", default="0.5b,1.5b", help="tiny is nobody's, and shows in seconds that all runs")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    unknown = set(options.names) - SUITE.keys()
+    if unknown:
+        parser.error(f"no benchmark is named {min(unknown)}: {', '.join(SUITE)}")
+    with tempfile.TemporaryDirectory(prefix="tinylora-benchmarks-") as temporary:
+        directory = options.directory or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        said, rows = machine(directory), list[Row]()
+        print(f"{said}\n")
+        for name in options.names or SUITE:
+            found = list(SUITE[name](directory, options.runs, options.sizes.split(",")))
+            print(table(found), end="\n\n", flush=True)
+            rows += found
+    if options.record:
+        record(rows, said)
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,13 @@ from tinylora_tools.cli import main
 no_network.forbid()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Who has done its own tests takes some of another's: else the last ones run alone, for minutes."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 class Result(NamedTuple):
     """What a command printed, and its exit code."""
 

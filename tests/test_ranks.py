@@ -31,7 +31,15 @@ def started(words: Sequence[str], *options: str, module: bool = True, **settings
     what = ["-m", "tinylora_tools"] if module else [str(ROOT / "tests" / "rank_lines.py")]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", **settings}
     line = [*TORCHRUN, *of_torchrun, *what, *words]
-    return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    return subprocess.Popen(
+        line,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
 
 
 def finished(run: subprocess.Popen[str]) -> tuple[int, str, str]:

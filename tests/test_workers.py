@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 import time
@@ -150,9 +151,13 @@ def test_what_cannot_be_told_to_stop_is_left_by_an_interrupt(monkeypatch: pytest
         begun.wait(30)
         _thread.interrupt_main()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        left_to_itself(work)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            left_to_itself(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert some_are_left()
     goes_on.set()
     while some_are_left():

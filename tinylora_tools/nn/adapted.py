@@ -13,7 +13,7 @@ from ..errors import MismatchError, TinyLoraError, UnsupportedError
 from ..formats.peft.config import TinyLoraConfig
 from . import lora, merging, training
 from .content import Content
-from .layers import TinyLoraLayer
+from .layers import Linear, TinyLoraLayer
 from .mixing import holding
 from .placing import take_away
 from .shared import Shared
@@ -80,6 +80,9 @@ class AdaptedModel(nn.Module):
                 yield
         finally:
             shared.rows = before
+            for layer in self._wrapped:
+                if isinstance(layer, Linear):
+                    layer.siblings.let_go()
 
     # Its adapters
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import MismatchError
 from .mixing import mixed
+from .products import Siblings
 from .shared import Buffers, Shared
 
 
@@ -120,11 +121,21 @@ class TinyLoraLayer(nn.Module):
 
 
 class Linear(TinyLoraLayer):
-    """A Linear or Conv1D with adapters."""
+    """A Linear or Conv1D with adapters.
+
+    Attributes
+    ----------
+    siblings : Siblings
+        The layers that get the same input, this one among them.
+    """
+
+    def __init__(self, base_layer: nn.Module, shared: Shared, name: str, kind: str) -> None:
+        super().__init__(base_layer, shared, name, kind)
+        self.siblings = Siblings()
 
     def _plus(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
         A, B = self.tinylora_A[adapter], self.tinylora_B[adapter]
-        h = F.linear(self.tinylora_dropout[adapter](x).to(A.dtype), A)  # (..., r)
+        h = self.siblings.product(self, adapter, x, alone=self._shared.rows is not None)  # (..., r)
         h = F.linear(h, mixed(self, adapter).to(A.device, A.dtype))  # (..., r)
         wide = torch.promote_types(result.dtype, h.dtype)
         flat = result.reshape(-1, result.shape[-1]).to(wide)  # (n, out)

@@ -12,8 +12,9 @@ from torch import nn
 from ..core.torch_arrays import tensor_of
 from ..errors import MismatchError
 from .content import Content
-from .layers import TinyLoraLayer, wrapped
+from .layers import Linear, TinyLoraLayer, wrapped
 from .live import base_names
+from .products import siblings_of
 from .shared import Shared
 from .whole import WholeModule
 
@@ -33,6 +34,7 @@ def place(model: nn.Module, shared: Shared, name: str, content: Content) -> None
         dropout = content.config.tinylora_dropout
         P = content.projections[module.name]
         layer.put(name, A, B, P, group, dropout=dropout, keep_projection=keep)
+    _introduce(model)
     vectors = nn.ParameterDict()
     for number, v in content.vectors.items():
         vectors[str(number)] = nn.Parameter(v, requires_grad=False)
@@ -57,7 +59,16 @@ def take_away(model: nn.Module, shared: Shared, name: str) -> None:
             del module.modules_to_save[name]
             if not len(module.modules_to_save):
                 _replace(model, path, module.original_module)
+    _introduce(model)
     del shared.vectors[name]
+
+
+def _introduce(model: nn.Module) -> None:
+    """Tell layers which others get the same input."""
+    layers = {path: module for path, module in base_names(model) if isinstance(module, Linear)}
+    for path, siblings in siblings_of([*layers]).items():
+        layers[path].siblings = siblings
+        siblings.layers.append(layers[path])
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

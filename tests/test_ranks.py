@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from damage import snapshot
 from fixture_data import fixture
 
-from tinylora_tools import merge
+from tinylora_tools import merge, pack
 from tinylora_tools.cli import main
 from tinylora_tools.ranks import Ranks, joined, ranks
 
@@ -201,6 +202,27 @@ def test_alone_there_is_nothing_to_share(monkeypatch: pytest.MonkeyPatch) -> Non
         assert together.share([5, 1]) == {0, 1}
         together.wait()
     assert ranks().count == 1
+
+
+def test_several_keep_nothing_in_caches_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that found its factors there would do without what the others wait for it to do."""
+    monkeypatch.setenv("TINYLORA_CACHE_DIR", str(tmp_path / "kept"))
+    packed = tmp_path / "packed.safetensors"
+    pack(CASE.adapter, packed, base=CASE.base)
+    (kept,) = (tmp_path / "kept").glob("*.npz")
+    with np.load(kept) as held:
+        parts = dict(held)
+    parts["entries"] = parts["entries"] ^ 1  # which would be noticed, and computed again, by whoever reads it
+    np.savez(kept, **parts)
+    before = snapshot(tmp_path / "kept")
+    words = ["merge", str(packed), "--base", str(CASE.base), "-o", str(tmp_path / "merged")]
+    code, _, said = finished(started(words))
+    assert code == 0, said
+    assert snapshot(tmp_path / "kept") == before
+    merge(CASE.adapter, tmp_path / "alone", CASE.base)
+    name = "model.safetensors.index.json"
+    shards = set(json.loads((CASE.base / name).read_text())["weight_map"].values())
+    assert all((tmp_path / "merged" / one).read_bytes() == (tmp_path / "alone" / one).read_bytes() for one in shards)
 
 
 def test_shares_are_of_bytes() -> None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..core.svd.entries import Canonical
 from ..formats.tensors import float_dtype
+from ..ranks import ranks
 from .base import Base
 from .modules import Module
 
@@ -71,13 +72,9 @@ class KeptMark:
     """The fingerprint of modules' weights in files that are as they were."""
 
     def __init__(self, base: Base, modules: Sequence[Module]) -> None:
-        directory = None if _unused.get() else cache_directory()
-        states = None if directory is None else _states(base)
-        self._path = None
-        if directory is not None and states is not None:
-            shard_of = base.checkpoint.shard_of
-            what = [_VERSION, states, [[one.tensor.name, shard_of.get(one.tensor.name)] for one in modules]]
-            self._path = directory / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.mark"
+        states, shard_of = _states(base), base.checkpoint.shard_of
+        names = [[one.tensor.name, shard_of.get(one.tensor.name)] for one in modules]
+        self._path = None if states is None else _place_of([states, names], ".mark")
 
     def read(self) -> str | None:
         """The fingerprint; None where it isn't known."""
@@ -127,6 +124,14 @@ def kept_files(directory: Path) -> list[tuple[Path, os.stat_result]]:
     return sorted(found, key=lambda one: -one[1].st_mtime_ns)
 
 
+def _place_of(what: list[Any], ending: str) -> Path | None:
+    """Where something is kept, by all that it is of; None where nothing is. Several `ranks` keep nothing: what one of
+    them finds another one, on another machine, may not, and they have to do the same."""
+    directory = None if _unused.get() or ranks().count > 1 else cache_directory()
+    name = hashlib.sha256(json.dumps([_VERSION, *what]).encode()).hexdigest()
+    return None if directory is None else directory / f"{name}{ending}"
+
+
 class KeptFactors:
     """Where the canonical factors of modules are, or are going to be.
 
@@ -144,10 +149,7 @@ class KeptFactors:
         self._modules, self._rank = modules, rank
         narrow = sorted({dtypes[module.name] for module in modules})
         self._dtype = float_dtype(narrow[0] if len(narrow) == 1 else "float32")
-        what = [_VERSION, mark, rank, [[module.kind, dtypes[module.name]] for module in modules]]
-        directory = None if _unused.get() else cache_directory()
-        name = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-        self._path = None if directory is None else directory / f"{name}.npz"
+        self._path = _place_of([mark, rank, [[module.kind, dtypes[module.name]] for module in modules]], ".npz")
 
     def read(self) -> dict[str, Canonical] | None:
         """The factors by their modules' names; None where they aren't there, whole."""

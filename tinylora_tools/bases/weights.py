@@ -91,7 +91,8 @@ def over_modules(
         progress.advance(module.tensor.nbytes)
         if together.count == 1:
             yield module, result
-        found[module.name] = result
+        else:
+            found[module.name] = result
     if together.count > 1:
         every = {name: result for one in together.gathered(found) for name, result in one.items()}
         yield from ((module, every[module.name]) for module in modules)

@@ -85,7 +85,24 @@ def top_triplets(W: np.ndarray[Any, Any], r: int) -> tuple[Any, Any, Any]:
     return U[:, :r], S[:r], (small @ Q.T)[:r]
 
 
-def make(directory: Path, name: str, *, r: int = 2, u: int = 13, shard_bytes: int = 1_000_000_000) -> tuple[Path, Path]:
+Decomposed = tuple[np.ndarray[Any, Any], tuple[Any, Any, Any]]
+
+
+def decomposed(shape: tuple[int, int], r: int, rng: np.random.Generator) -> Decomposed:
+    """A weight and its top r triplets."""
+    W = weight(shape, rng)
+    return W, top_triplets(W, r)
+
+
+def make(
+    directory: Path,
+    name: str,
+    *,
+    r: int = 2,
+    u: int = 13,
+    shard_bytes: int = 1_000_000_000,
+    decomposed: Callable[[tuple[int, int], int, np.random.Generator], Decomposed] = decomposed,
+) -> tuple[Path, Path]:
     """Write a base in shards and an all-linear, fully tied adapter; both are kept for the next run."""
     base, adapter = directory / f"qwen2-{name}", directory / f"qwen2-{name}-adapter"
     if (adapter / "adapter_config.json").exists():
@@ -95,7 +112,7 @@ def make(directory: Path, name: str, *, r: int = 2, u: int = 13, shard_bytes: in
     (base / "config.json").write_text(json.dumps(config(name), indent=2))
     factors: dict[str, Any] = {}
     shards = _Shards(base, shard_bytes)
-    for tensor, values in _tensors(name, factors, r, u):
+    for tensor, values in _tensors(name, factors, r, u, decomposed):
         shards.add(tensor, values)
     shards.finish()
     rng = np.random.default_rng(1)
@@ -125,7 +142,9 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def _tensors(name: str, factors: dict[str, Any], r: int, u: int) -> Iterator[tuple[str, Any]]:
+def _tensors(
+    name: str, factors: dict[str, Any], r: int, u: int, decomposed: Callable[..., Decomposed]
+) -> Iterator[tuple[str, Any]]:
     from tinylora_tools.core.streams.projection import draw, round_to
 
     rng = np.random.default_rng(0)
@@ -133,8 +152,8 @@ def _tensors(name: str, factors: dict[str, Any], r: int, u: int) -> Iterator[tup
     for tensor in ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight"):
         yield tensor, (rng.standard_normal((vocab, hidden), np.float32) * 0.02).astype(ml_dtypes.bfloat16)
     for index, (module, shape) in enumerate(linears(name)):
-        W = weight(shape, rng)
-        U, S, Vh = (part.astype(ml_dtypes.bfloat16) for part in top_triplets(W, r))
+        W, triplets = decomposed(shape, r, rng)
+        U, S, Vh = (part.astype(ml_dtypes.bfloat16) for part in triplets)
         root = np.sqrt(S.astype(np.float32)).astype(ml_dtypes.bfloat16)
         prefix = f"base_model.model.{module}.tinylora_"
         factors[prefix + "A"] = (root[:, None] * Vh).astype(np.float32)

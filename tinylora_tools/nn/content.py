@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from ..adapters import soundness
 from ..adapters.load import Adapter
 from ..core.initial import uniform_vector
 from ..core.lowrank import training_dtype
-from ..core.residual import Triplets, residual_of, verdict_on
+from ..core.residual import Triplets, verdict_on
+from ..core.residual_torch import residual_of
 from ..core.streams import projection
 from ..core.svd.triplets import rounded_as_peft, top_triplets
-from ..core.torch_arrays import array_of, tensor_of
+from ..core.torch_arrays import tensor_of
 from ..core.tying import group_of
 from ..errors import FormatError, MismatchError
 from ..formats.peft.config import TinyLoraConfig
@@ -231,11 +233,11 @@ def _checked_against(
         if weight.is_meta:
             continue
         brought = whole.get(f"{module.name}.weight")
-        W = array_of(weight) if brought is None else brought.T if module.kind == "Conv1D" else brought
+        W = weight if brought is None else tensor_of(brought.T if module.kind == "Conv1D" else brought)
         A, B = adapter.factors(module.name)
-        wide = "float64" if W.dtype.itemsize > 4 else "float32"
-        rho = residual_of(W, Triplets.from_factors(A, B, W.astype(wide, copy=False).dtype))
-        verdict = verdict_on(rho, training_dtype(A, B), W.dtype.name)
+        wide = np.dtype(np.float64 if W.dtype.itemsize > 4 else np.float32)
+        rho = residual_of(W, Triplets.from_factors(A, B, wide))
+        verdict = verdict_on(rho, training_dtype(A, B), str(W.dtype).removeprefix("torch."))
         if verdict == "other":
             raise MismatchError(
                 f"{module.name}: the adapter's factors aren't this weight's (off by {rho:.2g} of its largest singular "

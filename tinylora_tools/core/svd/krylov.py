@@ -36,6 +36,10 @@ DENSE_BYTES = 320_000_000
 #: Cycles after which what was reached is returned, with its residuals.
 _CYCLES = 12
 
+#: Cycles in a row that began no nearer than one before: rounding lets no more be reached. Where values lie close, one
+#: alone may be so before the next gains much.
+_IDLE_CYCLES = 2
+
 
 class Basis:
     """An orthonormal basis Q (short, size) of part of the short side, with Y = W Q, Z = W^T Y, and the Gram matrix of
@@ -152,7 +156,7 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
     """
     noise = _TOLERANCE[W.work] * torch.finfo(W.work).eps
     limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
-    passes, best, before = 0, math.inf, torch.zeros(r + 1, dtype=torch.float64)
+    passes, best, idle, before = 0, math.inf, 0, torch.zeros(r + 1, dtype=torch.float64)
     X = W.aim(start, width)
     for cycle in range(_CYCLES):
         basis = Basis(W.short, limit, W.device)
@@ -170,11 +174,11 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
             allowed = torch.full_like(missing, noise)
             allowed[r:] = _NEXT_TOLERANCE
             distances.append(float((missing / allowed).max()))
-            last = cycle == _CYCLES - 1 or (cycle > 0 and len(distances) == 1 and distances[0] > 0.5 * best)
-            if (distances[-1] <= 1.0 and not blurred) or last:
-                return basis.subspace(ritz, width, passes)
             if cycle > 0 and len(distances) == 1:
-                best = distances[0]
+                idle = idle + 1 if distances[0] > 0.9 * best else 0
+                best = min(best, distances[0])
+            if (distances[-1] <= 1.0 and not blurred) or idle == _IDLE_CYCLES or cycle == _CYCLES - 1:
+                return basis.subspace(ritz, width, passes)
             stuck = len(distances) > 5 and distances[-1] > 0.9 * distances[-6]
             good = blurred and float((missing / (allowed * blur)).max()) <= 1.0
             if good or stuck or basis.size + width > limit:

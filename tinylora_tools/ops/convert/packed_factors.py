@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ...bases.modules import Module
 from ...bases.orientation import factored_as_stored
 from ...core.compare import update_distance
-from ...core.residual import Triplets, residual_of, verdict_on
+from ...core.residual import Triplets, verdict_on
+from ...core.residual_torch import residual_of
 from ...core.svd.entries import Canonical
+from ...core.torch_arrays import tensor_of
 from ...errors import MismatchError, UnsupportedError
 from ...formats.packed import INDEX, VALUE
 from ...formats.peft.adapter import Factors
@@ -71,7 +73,7 @@ def off_base(factors: Factors, module: Module, stored: NDArray[Any], dtype: str,
             where=base,
             hint=f"Merge the adapter, or make it a LoRA adapter: `{call('to_lora', 'ADAPTER', 'LORA')}`.",
         )
-    rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
+    rho = residual_of(tensor_of(stored), triplets.transposed() if module.kind == "Conv1D" else triplets)
     verdict = verdict_on(rho, dtype, FLOAT_NAMES[module.tensor.dtype])
     if verdict == "other":
         raise MismatchError(

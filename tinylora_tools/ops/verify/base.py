@@ -29,7 +29,8 @@ from ...bases.scaled_weight import ScaledWeight
 from ...bases.tensor_names import BaseNames
 from ...bases.weights import as_matrix, over_modules, torch_threads
 from ...core.lowrank import training_dtype
-from ...core.residual import Triplets, residual_of, verdict_on
+from ...core.residual import Triplets, verdict_on
+from ...core.residual_torch import residual_of
 from ...core.svd.recomputed import Recomputed, recompute
 from ...core.torch_arrays import check_device
 from ...errors import MismatchError, TinyLoraError, UndeterminedError, UnsupportedError
@@ -247,15 +248,16 @@ def _check(base: Checkpoint, adapter: Adapter, device: torch.device, module: Mod
         return verdict(
             "same-weights" if zero else "other-model", None, "the factors are zero, as those of a zero weight"
         )
-    rho = residual_of(stored, triplets.transposed() if module.kind == "Conv1D" else triplets)
+    W = as_matrix(stored, module, device)
+    rho = residual_of(W, triplets)
     of_residual = verdict_on(rho, factors_dtype, base_dtype)
     if of_residual != "own":
         return verdict("other-model" if of_residual == "other" else "fine-tuned", rho)
     if factors_dtype == "float32" and base_dtype in ("bfloat16", "float16"):
         return verdict("other-dtype", rho, "the weight's rounding hides smaller changes")
     same_dtype = factors_dtype == base_dtype or (factors_dtype, base_dtype) == ("float32", "float64")
-    rounded = stored if same_dtype else _rounded(stored, factors_dtype)
-    found = recompute(as_matrix(rounded, module, device), A, B, factors_dtype)
+    made_of = W if same_dtype else as_matrix(_rounded(stored, factors_dtype), module, device)
+    found = recompute(made_of, A, B, factors_dtype)
     if not found.determined:
         return verdict(
             "same-weights" if same_dtype else "other-dtype", rho, "close singular values: not settled", found

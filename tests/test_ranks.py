@@ -127,7 +127,7 @@ def check_one_killed(point: int, who: int, tmp_path: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_that_is_killed_ends_all_and_the_next_run_goes_on(who: int, tmp_path: Path) -> None:
     assert check_one_killed(6, who, tmp_path)
 

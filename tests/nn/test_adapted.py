@@ -188,7 +188,7 @@ def test_it_runs_in_inference_mode_and_trains_after_it() -> None:
     same(gradients(mine), plain)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(kind: str, tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "verify-seed": ("verify-seed", "WHOLE", "--record", "OUT.json"),
     "architecture": ("architecture", "BASE", "-o", "OUT.json"),
 }
+
+#: Commands that take seconds each time, behind the slow mark where a test runs each command often.
+SLOW = ("architecture",)
+
+
+def quick(commands: Iterable[str]) -> list[Any]:
+    """Parameters for commands, the slow ones marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in commands]
+
 
 NOTHING, KILL, FAIL, DELAY = range(4)
 WRITES = (

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from trust.runs import COMMANDS, FAIL, Ended, Server, Ways, content, names
+from trust.runs import COMMANDS, FAIL, Ended, Server, Ways, content, names, quick
 
 #: What is made to fail, each by itself; the kernel's own copies fall back on reads and writes for some errors.
 CALLS = (
@@ -73,7 +73,7 @@ def fail_at(
         assert names(outputs) == [ways.output(command).name], (call, at)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS))
 def test_calls_that_fail_somewhere(command: str, server: Server, ways: Ways, undisturbed: dict[str, object]) -> None:
     number = list(COMMANDS).index(command)
     for n, call in enumerate(("pwrite64", "fsync", "renameat2", "posix_fallocate64")):

@@ -19,6 +19,10 @@ from tinylora_tools.ops.architecture.taken import taken_in, whole_where
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+_PERCEIVER = {
+    "num_latents": 8, "d_latents": 32, "d_model": 32, "num_blocks": 1, "num_self_attends_per_block": 1,
+    "max_position_embeddings": 32,
+}  # fmt: skip
 _RELATIVE = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
 
 
@@ -53,7 +57,11 @@ def small(class_name: str, changes: dict[str, Any]) -> Any:
         ("JambaForCausalLM", {}, "model.layers.*.mamba.dt_proj"),
         ("MambaForCausalLM", {}, "backbone.layers.*.mixer.dt_proj"),
         ("MobileBertForMaskedLM", {}, "cls.predictions.decoder"),
-        ("PerceiverForMaskedLM", {}, "perceiver.input_preprocessor.embeddings"),  # handed to the head, which takes it
+        (
+            "PerceiverForMaskedLM",
+            _PERCEIVER,
+            "perceiver.input_preprocessor.embeddings",
+        ),  # handed to the head, which takes it
         ("ProphetNetForCausalLM", {}, "prophetnet.decoder.ngram_embeddings"),
         ("Qwen2AudioEncoder", {}, "embed_positions"),
         ("RwkvForCausalLM", {"num_hidden_layers": 8}, "rwkv.blocks.*.attention.output"),  # divided in the sixth layer

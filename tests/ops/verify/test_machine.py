@@ -44,3 +44,18 @@ def test_a_torch_that_does_not_run_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(verify_machine, "_DRAW", "raise ImportError('libtorch is missing')")
     with pytest.raises(TinyLoraError, match="torch: torch doesn't run here: ImportError: libtorch is missing"):
         verify_machine.verify_machine("cpu")
+
+
+def test_what_the_cpu_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch takes the environment's word for what the CPU has: it is asked itself, and an illegal instruction is no
+    error."""
+    lacking = "import torch\ntorch.cpu._is_avx2_supported = lambda: False\n"
+    killed = "import os, signal\n"
+    killed += "if os.environ.get('ATEN_CPU_CAPABILITY') == 'default': os.kill(os.getpid(), signal.SIGILL)\n"
+    monkeypatch.setattr(verify_machine, "_DRAW", killed + lacking + verify_machine._DRAW)
+    checks, skipped = verify_machine.verify_machine("cpu")
+    assert {"torch default: not on this CPU", "torch avx2: not on this CPU"} <= {*skipped}
+    assert not [check.name for check in checks if check.name.startswith(("torch default", "torch avx2"))]
+    monkeypatch.setattr(verify_machine, "_DRAW", "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    with pytest.raises(TinyLoraError, match="torch: torch doesn't run here: it ended with -4"):
+        verify_machine.verify_machine("cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from ...core.compare import difference, digest
 from ...core.streams import projection
 from ...errors import TinyLoraError
 from ...wording import argument
+from ...workers import Workers, cores
 from .check import Check
 
 #: What torch's CPU capabilities draw, by name.
@@ -35,7 +37,11 @@ _NO_STREAM = (
 _DRAW = """
 import json, os, sys, torch
 cases, threads = json.loads(sys.argv[1])
-print(torch.__version__, torch.backends.cpu.get_cpu_capability())
+capability = torch.backends.cpu.get_cpu_capability()
+has = getattr(torch.cpu, f"_is_{capability.lower()}_supported", lambda: True)
+if not has():  # torch believes what the environment says, and what it runs then may be an illegal instruction
+    capability = "NONE"
+print(torch.__version__, capability)
 for count in threads:
     torch.set_num_threads(count)
     for seed, u, r in cases:
@@ -89,13 +95,14 @@ def _numpy_checks() -> Iterator[Check]:
 
 def _torch_checks(skipped: list[str]) -> Iterator[Check]:
     threads = sorted({1, 2, os.cpu_count() or 1})
-    yield from _drawn_by_torch("torch", None, [threads[-1]])
-    for capability in ("default", "avx2", "avx512"):
-        found = list(_drawn_by_torch(f"torch {capability}", capability, threads))
-        if found:
-            yield from found
-        else:
-            skipped.append(f"torch {capability}: not on this CPU")
+    ways: list[tuple[str, str | None, list[int]]] = [("torch", None, [threads[-1]])]
+    ways += [(f"torch {capability}", capability, threads) for capability in ("default", "avx2", "avx512")]
+    with Workers(min(cores(), len(ways))) as pool:  # which wait for processes, whose start takes the time
+        for (name, _, _), found in zip(ways, pool.map(lambda way: list(_drawn_by_torch(*way)), ways), strict=True):
+            if found:
+                yield from found
+            else:
+                skipped.append(f"{name}: not on this CPU")
 
 
 def _drawn_by_torch(name: str, capability: str | None, threads: Sequence[int]) -> Iterator[Check]:
@@ -104,8 +111,11 @@ def _drawn_by_torch(name: str, capability: str | None, threads: Sequence[int]) -
     environment = dict(os.environ) | ({"ATEN_CPU_CAPABILITY": capability} if capability else {})
     command = [sys.executable, "-c", _DRAW, json.dumps([cases, list(threads)])]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode == -signal.SIGILL and capability is not None:
+        return
     if run.returncode:
-        raise TinyLoraError(f"{name}: torch doesn't run here: {run.stderr.strip().splitlines()[-1]}")
+        said = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
+        raise TinyLoraError(f"{name}: torch doesn't run here: {said[-1]}")
     version, actual = run.stdout.split("\n", 1)[0].split()
     if capability is not None and actual.lower() != capability:
         return

@@ -1,11 +1,13 @@
 """The tool on a GPU beside itself on the CPU, and a live model beside PEFT's: seconds, and whether bytes are the same.
 
-    python benchmarks/cuda.py [--model 7b] [--live 0.5b] [--device cuda] [--directory DIR] [NAME...]
+    python benchmarks/cuda.py [--model 7b] [--live 0.5b] [--device cuda] [--compile] [--of COMMAND] [--directory DIR]
+                              [NAME...]
 
-NAME is of commands, making, passes, training; all by default. `commands` writes a checkpoint of Qwen2.5's shapes,
+NAME is of commands, making, passes; all by default. `commands` writes a checkpoint of Qwen2.5's shapes,
 random weights with a few separated singular values, and runs each command on it from a warm cache, on the CPU and on
 the device, in processes of their own: what they write is compared. `making` has PEFT make and load an adapter of the
-first layers of --live, alone and within `fast_peft`. `passes` compares the plain model, ours and PEFT's, compiled too.
+first layers of --live, alone and within `fast_peft`. `passes` compares the plain model, ours and
+PEFT's; with --compile, the first two compiled, which takes minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()[:12]
 
 
-def commands(name: str, device: str, directory: Path) -> None:
+def commands(name: str, device: str, directory: Path, wanted: Sequence[str]) -> None:
     started = time.perf_counter()
     base, adapter = models.make(directory, name, decomposed=drawn_on(device))
     size = sum(file.stat().st_size for file in base.iterdir())
@@ -97,6 +99,8 @@ def commands(name: str, device: str, directory: Path) -> None:
     }
     print("| command | cpu, s | device, s | bytes |\n|---|--:|--:|---|", flush=True)
     for what, words in tried.items():
+        if wanted and what not in wanted:
+            continue
         took, made = [], []
         for place in ("cpu", device):
             out.mkdir(exist_ok=True)
@@ -200,7 +204,7 @@ def _rows(key: str, values: torch.Tensor) -> torch.Tensor:
     return (values if "tinylora_A" in key else values.T).double()
 
 
-def passes(name: str, device: str, directory: Path) -> None:
+def passes(name: str, device: str, directory: Path, compiling: bool) -> None:
     """Forward, and forward and backward: a batch of 8 x 512 tokens, and a single token."""
     import nn
 
@@ -216,7 +220,7 @@ def passes(name: str, device: str, directory: Path) -> None:
         ),
         "PEFT": nn.loaded_by_peft(plain(name, layers, device), directory / "live"),
     }
-    compiled = {f"{key}, compiled": torch.compile(model) for key, model in every.items() if key != "PEFT"}
+    compiled = {f"{key}, compiled": torch.compile(model) for key, model in every.items() if compiling and key != "PEFT"}
     print(f"{name}, {layers} layers, bfloat16\n\n| pass | model | ms | times the plain model's |\n|---|---|--:|--:|")
     for what, shape, backward in (
         ("forward, 8 x 512 tokens", (8, 512), False),
@@ -249,9 +253,9 @@ def passes(name: str, device: str, directory: Path) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
-    "commands": lambda chosen, directory: commands(chosen.model, chosen.device, directory),
+    "commands": lambda chosen, directory: commands(chosen.model, chosen.device, directory, chosen.of),
     "making": lambda chosen, directory: making(chosen.live, chosen.device, directory),
-    "passes": lambda chosen, directory: passes(chosen.live, chosen.device, directory),
+    "passes": lambda chosen, directory: passes(chosen.live, chosen.device, directory, chosen.compile),
 }
 
 
@@ -261,6 +265,8 @@ def main() -> None:
     parser.add_argument("--model", default="7b", choices=sorted(models.SHAPES))
     parser.add_argument("--live", default="0.5b", choices=sorted(models.SHAPES))
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--of", action="append", default=[], metavar="COMMAND", help="again for more")
     parser.add_argument("--directory", type=Path)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -26,6 +26,9 @@ _MOVED = 1e-4
 
 Verdict = Literal["own", "moved", "other"]
 
+#: Triplets up to which a product with each vector takes less time than one with a matrix of them.
+_FEW = 3
+
 
 def verdict_on(rho: float, factors_dtype: str, base_dtype: str) -> Verdict:
     """What a residual says of a weight: "own" where rounding explains it, "moved" where the weight has changed since it
@@ -84,8 +87,11 @@ def residual_parts(W: NDArray[Any], triplets: Triplets, first: int) -> tuple[NDA
         Per triplet the sum over the rows of |W v - s u|^2, (k,); and the rows' share of u^T W, (k, columns).
     """
     U = triplets.U[first : first + W.shape[0]]  # (rows, k)
-    gap = W @ triplets.Vh.T - U * triplets.S.astype(U.dtype)  # (rows, k)
-    return np.sum(gap.astype(np.float64) ** 2, axis=0), U.T @ W
+    few = 0 < U.shape[1] <= _FEW
+    image = np.stack([W @ v for v in triplets.Vh], axis=1) if few else W @ triplets.Vh.T  # (rows, k)
+    gap = image - U * triplets.S.astype(U.dtype)
+    left = np.stack([u @ W for u in np.ascontiguousarray(U.T)]) if few else U.T @ W
+    return np.sum(gap.astype(np.float64) ** 2, axis=0), left
 
 
 class BaseResidual:

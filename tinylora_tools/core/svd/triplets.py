@@ -22,6 +22,7 @@ from torch import Tensor
 from ...errors import FormatError
 from ..torch_arrays import tensor_of
 from . import krylov
+from .refine import refined
 from .wide_weight import WideWeight, orthonormal
 
 #: Where the random start of the iteration comes from.
@@ -165,14 +166,22 @@ def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor,
     passes = 0
     if 4 * width <= W.short and krylov.starting_cost(W, width) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(W.short, max(16, width), generator=generator, dtype=torch.float64)
-        found = krylov.leading_subspace(W, r, width, orthonormal(start).to(W.device))
+        random = torch.randn(W.short, max(16, width), generator=generator, dtype=torch.float64)
+        start = orthonormal(random).to(W.device)
+        found = (W.holds_float32 and _refined(W, r, width, start)) or krylov.leading_subspace(W, r, width, start)
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found
     V = W.right_vectors()[:, :width].contiguous()
     Y, Z = W.apply(V)
     return V, Y.to(torch.float64), Z, "dense", passes + 2
+
+
+def _refined(W: WideWeight, r: int, width: int, start: Tensor) -> krylov.Subspace | None:
+    """What float32 finds, refined; None where that doesn't reach what float64 does."""
+    narrow = W.narrower()
+    rough = krylov.leading_subspace(narrow, r, width, start)
+    return refined(W, narrow, rough, r) if isinstance(rough, krylov.Subspace) else None
 
 
 def _triplets(W: WideWeight, r: int, V: Tensor, Y: Tensor, Z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ class WideWeight:
         self.transposed = W.shape[0] < W.shape[1]
         self.work, self.device = work, W.device
         self.long, self.short = max(W.shape), min(W.shape)
-        self._W = W
+        self._W, self._exponent = W, exponent
         # In two factors, as a single one may lie outside the work dtype's range.
         half = exponent // 2
         self._factors = (2.0**-half, 2.0 ** (half - exponent)) if exponent else ()
@@ -42,6 +42,15 @@ class WideWeight:
         shape = (self.short, self._step) if self.transposed else (self._step, self.short)
         plain = W.dtype == work and not exponent
         self._buffer = None if plain else torch.empty(shape, dtype=work, device=W.device)
+
+    @property
+    def holds_float32(self) -> bool:
+        """Whether it is worked on in float64 though each of its numbers is one of float32."""
+        return self.work == torch.float64 and self._W.dtype != torch.float64
+
+    def narrower(self) -> WideWeight:
+        """The same weight in float32."""
+        return WideWeight(self._W, torch.float32, self._exponent)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive rows of W and their values, (rows, short), in the work dtype. The values' memory is reused."""
@@ -60,7 +69,7 @@ class WideWeight:
         X = X.to(self.work)
         Y = torch.empty(self.long, X.shape[1], dtype=self.work, device=self.device)
         Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
-        narrow = X.shape[1] <= _NARROW
+        narrow = X.shape[1] <= _NARROW or self.work == torch.float64
         rows = X.T.contiguous() if narrow else X
         for part, block in self.blocks():
             if narrow:  # products of a few long rows run faster than of a few columns

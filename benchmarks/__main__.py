@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,21 @@ from peft import TinyLoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 get_peft_model(model, TinyLoraConfig(r=2, u=13, weight_tying=1.0, target_modules="all-linear"))
+"""
+
+
+SHAPES_READ = """
+import sys, pathlib
+from safetensors import safe_open
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.safetensors")):
+    with safe_open(path, "numpy") as file:
+        {name: file.get_slice(name).get_shape() for name in file.keys()}
+"""
+HUB_READ = """
+import sys
+from huggingface_hub import get_local_safetensors_metadata
+{name: one.shape for file in get_local_safetensors_metadata(sys.argv[1]).files_metadata.values()
+ for name, one in file.tensors.items()}
 """
 
 
@@ -138,28 +154,77 @@ def inspecting(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row
     if not made.exists():
         made.mkdir()
         inspect_sources.make_checkpoint(made, 200, 50_000)
-    reading = (
-        "import sys, pathlib\n"
-        "from safetensors import safe_open\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.safetensors')):\n"
-        "    with safe_open(path, 'numpy') as file:\n"
-        "        {name: file.get_slice(name).get_shape() for name in file.keys()}\n"
-    )
-    yield row(
-        "inspect-shards",
-        "inspect, 200 shards, 50,000 tensors",
-        tinylora("inspect", made, "--json"),
-        "safe_open and its shapes",
-        command(sys.executable, "-c", reading, made),
-        runs=runs,
-        limit="parsing JSON, and what the families' data say of names",
-    )
+    shard = min(made.glob("*.safetensors"))
+    peers = {
+        "shards": ("safe_open and its shapes", command(sys.executable, "-c", SHAPES_READ, made)),
+        "hub": ("huggingface_hub's parser", command(sys.executable, "-c", HUB_READ, made)),
+        "modelinfo": ("modelinfo-cli, the same", command(sys.executable, "-m", "modelinfo", shard)),
+    }
+    for name, (peer, work) in peers.items():
+        if name == "modelinfo" and find_spec("modelinfo") is None:
+            print("modelinfo-cli isn't installed, and is left out")
+            continue
+        yield row(
+            f"inspect-{name}",
+            "inspect, 200 shards, 50,000 tensors",
+            tinylora("inspect", made, "--json"),
+            peer,
+            work,
+            runs=runs,
+            limit="parsing JSON, and what the families' data say of names",
+        )
 
+
+def whole(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """What goes over every targeted weight of a checkpoint, from a warm cache, beside reading the files."""
+    os.environ["TINYLORA_CACHE_DIR"] = ""
+    out = directory / "whole"
+    for size in sizes:
+        base, adapter = models.apart(models.make, directory, size)
+        packed = directory / f"{size}-packed.safetensors"
+        reading = command("sh", "-c", f"cat '{base}'/*.safetensors > /dev/null")
+        words: dict[str, tuple[object, ...]] = {
+            "factor": ("factor", base, "-o", out / "factors.safetensors"),
+            "init": ("init", base, "-o", out / "new", "-r", 2, "-u", 13, "--weight-tying", 1),
+            "verify-base": ("verify-base", adapter, "--base", base),
+            "pack": ("convert", "packed", adapter, "-o", out / "packed.safetensors", "--base", base),
+            "restore": ("convert", "peft", packed, "-o", out / "back", "--base", base),
+        }
+        for name, arguments in words.items():
+            if name == "restore":
+                tinylora("convert", "packed", adapter, "-o", packed, "--base", base, "-f", "-q").run()
+            work = tinylora(*arguments, "-q", output=out)
+            yield row(
+                f"{name}-{size}-whole",
+                f"{name}, all of the {size}, all-linear, r=2",
+                Work(work.run, lambda work=work: (work.before(), out.mkdir(exist_ok=True))),
+                "reading it (`cat`)",
+                reading,
+                runs=min(runs, 3 if size != "7b" else 1),
+                limit=LIMITS[name],
+            )
+
+
+def scales(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
+    """Cost against size, over four sizes: drawn in cost.svg when it is recorded."""
+    import scaling
+
+    yield from scaling.rows(directory, runs)
+
+
+#: What takes the time.
+LIMITS = {
+    "factor": "importing torch, and five products of W with 8 to 16 columns in float32",
+    "init": "importing torch, and five products of W with 8 to 16 columns in float32",
+    "verify-base": "the same, and one product with the factors that are there",
+    "pack": "the same, refined by two products in float64 and four narrow ones",
+    "restore": "the same, refined by two products in float64 and four narrow ones",
+}
 
 #: By the names that the command line takes.
 SUITE: dict[str, Callable[[Path, int, Sequence[str]], Iterator[Row]]] = {
     "merge": merges, "init": making, "factor": triplets, "packed": restoring, "project": projections,
-    "start": starts, "inspect": inspecting,
+    "start": starts, "inspect": inspecting, "whole": whole, "scale": scales,
 }  # fmt: skip
 
 

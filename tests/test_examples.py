@@ -105,17 +105,18 @@ def test_training_goes_on_from_an_adapter_of_init(directory: Path, printed: Call
     assert shares(text)[1] > 0.5
 
 
-def test_trl_learns(directory: Path, printed: Callable[..., str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--own"]], ids=["PEFT's", "our own"])
+def test_trl_learns(options: list[str], directory: Path, printed: Callable[..., str]) -> None:
     pytest.importorskip("trl", reason="needs TRL: pip install 'tinylora-tools[examples]'")
     import grpo_trl
 
-    text = printed(grpo_trl.main, "--directory", directory, "--steps", "15")
+    text = printed(grpo_trl.main, "--directory", directory, "--steps", "15", *options)
     before, after = shares(text)
     assert 0.2 < before < 0.45
     assert after > 0.5
     rewards = [float(value) for value in text.partition("each step:")[2].split()[:15]]
     assert sum(rewards[-4:]) / 4 > rewards[0] + 0.1
-    assert tl.inspect(directory / "adapter-trl").trainable_parameters == 13
+    assert tl.inspect(directory / f"adapter-trl{'-own' if options else ''}").trainable_parameters == 13
 
 
 def test_a_model_is_served(directory: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinylora_tools.nn import TinyLoraConfig, TinyLoraModel
+from tinylora_tools.nn import TinyLoraConfig, TinyLoraModel, products
 from tinylora_tools.nn.layers import Linear
 from tinylora_tools.nn.products import Siblings, siblings_of
 
@@ -39,6 +39,12 @@ class Model(nn.Module):
         x = self.attention(x, other)
         found: torch.Tensor = self.gate_proj(x) * self.up_proj(x)
         return found
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of a few numbers, too, have one product."""
+    monkeypatch.setattr(products, "_WORTHWHILE", 0)
 
 
 @pytest.fixture
@@ -146,3 +152,14 @@ def test_names_tell_who_belongs_together() -> None:
     assert found["a.q_proj"] is found["a.v_proj"] is not found["b.q_proj"]
     assert found["m.gate_proj"] is found["m.up_proj"] is not found["m.down_proj"]
     assert len({id(one) for one in found.values()}) == 5
+
+
+def test_a_small_input_is_not_worth_it(model: TinyLoraModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_WORTHWHILE", 64)
+    formed: list[int] = []
+    real = torch.cat
+    monkeypatch.setattr("tinylora_tools.nn.products.torch.cat", lambda each: formed.append(len(each)) or real(each))
+    model(torch.randn(7, 8))
+    assert formed == []
+    model(torch.randn(8, 8))
+    assert formed == [3, 2]

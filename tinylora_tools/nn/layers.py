@@ -85,10 +85,11 @@ class TinyLoraLayer(nn.Module):
 
     def projection(self, adapter: str) -> Tensor:
         """P (u, r, r)."""
-        return self.tinylora_P[adapter]
+        found: Tensor = self._modules["tinylora_P"][adapter]  # type: ignore[index]
+        return found
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = self.base_layer(x, *args, **kwargs)
+        result: Tensor = self._modules["base_layer"](x, *args, **kwargs)  # type: ignore[misc]
         shared = self._shared
         if not shared.enabled or self.merged:
             return result
@@ -134,14 +135,17 @@ class Linear(TinyLoraLayer):
         self.siblings = Siblings()
 
     def _plus(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
-        A, B = self.tinylora_A[adapter], self.tinylora_B[adapter]
-        h = self.siblings.product(self, adapter, x, alone=self._shared.rows is not None)  # (..., r)
-        h = F.linear(h, mixed(self, adapter).to(A.device, A.dtype))  # (..., r)
-        wide = torch.promote_types(result.dtype, h.dtype)
-        flat = result.reshape(-1, result.shape[-1]).to(wide)  # (n, out)
+        modules = self._modules  # what attributes find in it, in a tenth of the time
+        A, B = modules["tinylora_A"][adapter], modules["tinylora_B"][adapter]  # type: ignore[index]
+        h = self.siblings.product(self, adapter, A, x, alone=self._shared.rows is not None)  # (..., r)
+        R = mixed(self, adapter)
+        h = F.linear(h, R if R.dtype == A.dtype and R.device == A.device else R.to(A.device, A.dtype))  # (..., r)
+        if result.dtype != h.dtype:
+            return torch.add(result, F.linear(h, B)).to(x.dtype)
         # one product that adds to the output, where PEFT writes the update first and adds it then
-        flat = torch.addmm(flat, h.reshape(-1, h.shape[-1]).to(wide), B.to(wide).t())
-        return flat.view(result.shape).to(x.dtype)
+        flat = torch.addmm(result.reshape(-1, result.shape[-1]), h.reshape(-1, h.shape[-1]), B.t())  # (n, out)
+        flat = flat.view(result.shape)
+        return flat if flat.dtype == x.dtype else flat.to(x.dtype)
 
 
 class Embedding(TinyLoraLayer):

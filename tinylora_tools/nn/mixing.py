@@ -4,14 +4,14 @@ v is trained, P isn't. All of an adapter's R are formed at once at the start of 
 layers take theirs. Where a layer is called otherwise, by itself or when gradient checkpointing runs it again, it forms
 its own: nothing is kept from one pass to the next, so no R is ever older than its v, however v was changed.
 
-The value is formed without a graph, and `_Mixed` ties it to v. So each use of R has a node of its own: several
-backward passes, and the same layer run twice, don't share a graph that the first would free. Letters as in
+`_Mixed` ties R to v in one node, for all at once as for one. It saves no tensor, of which autograd would free some in
+the first of several backward passes, and count others where checkpointing forms an R again. Letters as in
 `core.lowrank`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -37,13 +37,9 @@ def mixed(layer: Layer, adapter: str) -> Tensor:
         return value(v, P)
     held = _HELD.get()
     R = None if held is None else held.get((id(layer), adapter))
-    if R is None:
-        with torch.no_grad():
-            R = value(v, P)
-    if not (torch.is_grad_enabled() and v.requires_grad):
-        return R
-    found: Tensor = _Mixed.apply(v, R, P)  # type: ignore[no-untyped-call]
-    return found
+    if R is None or (torch.is_grad_enabled() and v.requires_grad and not R.requires_grad):
+        (R,) = _formed([v], P[None])
+    return R
 
 
 def value(v: Tensor, P: Tensor) -> Tensor:
@@ -63,7 +59,18 @@ def holding(uses: Iterable[tuple[Layer, str]]) -> Iterator[None]:
         _HELD.reset(token)
 
 
-@torch.no_grad()
+def _formed(vectors: Sequence[Tensor], P: Tensor) -> tuple[Tensor, ...]:
+    """R (r, r) of v (u,), one of each, with its P of P (n, u, r, r)."""
+    places = {id(v): place for place, v in enumerate({id(v): v for v in vectors}.values())}
+    each = [places[id(v)] for v in vectors]
+    apart = list({id(v): v for v in vectors}.values())
+    if torch.is_grad_enabled() and any(v.requires_grad for v in apart):
+        R: Tensor = _Mixed.apply(each, P, *apart)  # type: ignore[no-untyped-call]
+    else:
+        R = value(torch.stack(list(vectors)), P)
+    return R.unbind()
+
+
 def _all(uses: Iterable[tuple[Layer, str]]) -> dict[tuple[int, str], Tensor]:
     """All R, those of one shape at once."""
     alike: dict[tuple[Any, ...], list[tuple[tuple[int, str], Tensor, Tensor]]] = {}
@@ -72,29 +79,30 @@ def _all(uses: Iterable[tuple[Layer, str]]) -> dict[tuple[int, str], Tensor]:
         alike.setdefault((P.shape, P.device, v.device, v.dtype), []).append(((id(layer), adapter), v, P))
     found: dict[tuple[int, str], Tensor] = {}
     for same in alike.values():
-        R = value(torch.stack([v for _, v, _ in same]), torch.stack([P for _, _, P in same]))
-        found.update(zip([key for key, _, _ in same], R.unbind(), strict=True))
+        every = _formed([v for _, v, _ in same], torch.stack([P for _, _, P in same]))
+        found.update(zip([key for key, _, _ in same], every, strict=True))
     return found
 
 
 class _Mixed(torch.autograd.Function):
-    """R as it is, with the gradient that it has in v: dv_i = sum(P_i dR)."""
+    """R (n, r, r), each of the v at its place, with the gradient that it has in them: dv_i = sum(P_i dR)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, R: Tensor, P: Tensor) -> Tensor:
-        return R.clone()
+    def forward(each: list[int], P: Tensor, *vectors: Tensor) -> Tensor:
+        return value(torch.stack([vectors[place] for place in each]), P)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        v, _, P = inputs
-        ctx.save_for_backward(P)
-        ctx.of_v = v.dtype
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.each, ctx.P, *vectors = inputs
+        ctx.count, ctx.of_v = len(vectors), vectors[0].dtype
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (dR,) = grads
-        (P,) = ctx.saved_tensors
         wide = torch.promote_types(ctx.of_v, torch.float32)
-        return (P.to(dR.device, wide) * dR.to(wide)).sum((-2, -1)).to(ctx.of_v), None, None
+        each = (ctx.P.to(dR.device, wide) * dR.to(wide)[:, None]).sum((-2, -1))  # (n, u)
+        places = torch.tensor(ctx.each, device=each.device)
+        dv = each.new_zeros(ctx.count, each.shape[1]).index_add(0, places, each).to(ctx.of_v)
+        return None, None, *dv.unbind()

@@ -20,6 +20,10 @@ from torch import Tensor
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
+#: Elements of an input from which on a product for all of its layers takes less time than one for each.
+_WORTHWHILE = 1 << 15
+
+
 class Siblings:
     """Layers of one module that get one input, as far as they are adapted."""
 
@@ -30,11 +34,13 @@ class Siblings:
     def __getstate__(self) -> dict[str, Any]:
         return {"layers": self.layers, "_last": None}
 
-    def product(self, layer: Any, adapter: str, x: Tensor, *, alone: bool = False) -> Tensor:
+    def product(self, layer: Any, adapter: str, A: Tensor, x: Tensor, *, alone: bool = False) -> Tensor:
         """A x (..., r) of a layer, in A's dtype; `alone` says that nobody else gets this x."""
-        A: Tensor = layer.tinylora_A[adapter]
-        if alone or len(self.layers) < 2 or torch.compiler.is_compiling() or not _passes(layer, adapter):
-            return F.linear(layer.tinylora_dropout[adapter](x).to(A.dtype), A)
+        few = alone or len(self.layers) < 2 or x.numel() < _WORTHWHILE
+        if few or torch.compiler.is_compiling() or not _passes(layer, adapter):
+            if not _passes(layer, adapter):
+                x = layer.tinylora_dropout[adapter](x)
+            return F.linear(x if x.dtype == A.dtype else x.to(A.dtype), A)
         last = self._last
         if last is not None and last.is_of(x, adapter) and (found := last.parts.pop(id(layer), None)) is not None:
             return found
@@ -78,7 +84,7 @@ def _is_alike(one: Any, adapter: str, A: Tensor) -> bool:
 
 def _passes(layer: Any, adapter: str) -> bool:
     """Whether an adapter's dropout leaves the input alone."""
-    dropout = layer.tinylora_dropout[adapter]
+    dropout = layer._modules["tinylora_dropout"]._modules[adapter]
     return isinstance(dropout, torch.nn.Identity) or not dropout.training
 
 

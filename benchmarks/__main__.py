@@ -70,7 +70,7 @@ def making(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
     yield row(
         f"init-{sizes[0]}",
         f"init, {sizes[0]}, all-linear, r=2, u=13",
-        tinylora("init", base, "-o", new, "-r", 2, "-u", 13, "--weight-tying", 1, "-q", output=new),
+        tinylora("init", base, "-o", new, "-r", 2, "-u", 13, "--weight-tying", 1, *ALL, "-q", output=new),
         "PEFT's get_peft_model, with its process",
         command(sys.executable, "-c", PEFT_LOADED, base),
         runs=1 if runs < 5 else 2,
@@ -184,8 +184,8 @@ def whole(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
         packed = directory / f"{size}-packed.safetensors"
         reading = command("sh", "-c", f"cat '{base}'/*.safetensors > /dev/null")
         words: dict[str, tuple[object, ...]] = {
-            "factor": ("factor", base, "-o", out / "factors.safetensors"),
-            "init": ("init", base, "-o", out / "new", "-r", 2, "-u", 13, "--weight-tying", 1),
+            "factor": ("factor", base, "-o", out / "factors.safetensors", *ALL),
+            "init": ("init", base, "-o", out / "new", "-r", 2, "-u", 13, "--weight-tying", 1, *ALL),
             "verify-base": ("verify-base", adapter, "--base", base),
             "pack": ("convert", "packed", adapter, "-o", out / "packed.safetensors", "--base", base),
             "restore": ("convert", "peft", packed, "-o", out / "back", "--base", base),
@@ -211,6 +211,9 @@ def scales(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
 
     yield from scaling.rows(directory, runs)
 
+
+#: By default init and factor take what PEFT would, q_proj and v_proj of these.
+ALL = ("--target-modules", "all-linear")
 
 #: What takes the time.
 LIMITS = {

@@ -91,8 +91,8 @@ def commands(name: str, device: str, directory: Path, wanted: Sequence[str]) -> 
     packed = directory / "packed.safetensors"
     tried: dict[str, tuple[object, ...]] = {
         "merge": ("merge", adapter, "--base", base, "-o", out),
-        "factor": ("factor", base, "-r", 2, "-o", out / "factors.safetensors"),
-        "init": ("init", base, "-o", out, "-r", 2, "-u", 13, "--weight-tying", 1),
+        "factor": ("factor", base, "-r", 2, "-o", out / "factors.safetensors", "--target-modules", "all-linear"),
+        "init": ("init", base, "-o", out, "-r", 2, "-u", 13, "--weight-tying", 1, "--target-modules", "all-linear"),
         "verify-base": ("verify-base", adapter, "--base", base),
         "convert packed": ("convert", "packed", adapter, "--base", base, "-o", out / "packed.safetensors"),
         "convert peft": ("convert", "peft", packed, "--base", base, "-o", out),

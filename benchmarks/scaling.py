@@ -45,7 +45,22 @@ def curves(directory: Path, runs: int) -> dict[str, list[tuple[float, float]]]:
         gigabytes = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 1e9
         out = directory / "scaled"
         point("merge, GB", gigabytes, "merge", adapter, "--base", base, "-o", out, "-q", output=out)
-        point("init, GB", gigabytes, "init", base, "-o", out, "-r", 2, "-u", 13, "-q", output=out)
+        point(
+            "init, GB",
+            gigabytes,
+            "init",
+            base,
+            "-o",
+            out,
+            "-r",
+            2,
+            "-u",
+            13,
+            "--target-modules",
+            "all-linear",
+            "-q",
+            output=out,
+        )
         point("verify-base, GB", gigabytes, "verify-base", adapter, "--base", base, "-q")
         words = ("convert", "packed", adapter, "--base", base, "-o", directory / "scaled.safetensors")
         point("convert packed, GB", gigabytes, *words, "-q", "-f", "--no-cache")

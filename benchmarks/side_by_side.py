@@ -123,7 +123,12 @@ def recorded() -> dict[str, Row]:
 def record(rows: Sequence[Row], said: str) -> None:
     """Keep rows, in the place of older ones, and write the table."""
     every = recorded() | {one.name: one for one in rows}
-    RESULTS.write_text(json.dumps({"machine": said, "rows": [asdict(one) for one in every.values()]}, indent=1) + "\n")
+    held = json.loads(RESULTS.read_text())["machines"] if RESULTS.exists() else {}
+    days = {one.day for one in every.values()}
+    machines = {day: what for day, what in sorted({**held, date.today().isoformat(): said}.items()) if day in days}
+    kept = {"machines": machines, "rows": [asdict(one) for one in every.values()]}
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     text = PAGE.read_text()
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{said}.\n\n{table([*every.values()])}\n\n{END}{after}")
+    told = "\n".join(f"- {day}: {what}." for day, what in machines.items())
+    PAGE.write_text(f"{before}{BEGIN}\n\n{told}\n\n{table([*every.values()])}\n\n{END}{after}")

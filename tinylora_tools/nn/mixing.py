@@ -103,6 +103,9 @@ class _Mixed(torch.autograd.Function):
         (dR,) = grads
         wide = torch.promote_types(ctx.of_v, torch.float32)
         each = (ctx.P.to(dR.device, wide) * dR.to(wide)[:, None]).sum((-2, -1))  # (n, u)
-        places = torch.tensor(ctx.each, device=each.device)
-        dv = each.new_zeros(ctx.count, each.shape[1]).index_add(0, places, each).to(ctx.of_v)
-        return None, None, *dv.unbind()
+        if ctx.count == 1:
+            each = each.sum(0)[None]
+        elif ctx.count < len(each):  # summed in one order: index_add has none on a GPU
+            which = torch.arange(ctx.count, device=each.device)[:, None] == torch.tensor(ctx.each, device=each.device)
+            each = (which[:, :, None] * each).sum(1)
+        return None, None, *each.to(ctx.of_v).unbind()

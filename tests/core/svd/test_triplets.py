@@ -20,7 +20,9 @@ from tinylora_tools.core.svd.triplets import (
 from tinylora_tools.errors import FormatError
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("name", MATRICES)
 def test_triplets_are_those_of_a_dense_decomposition(name: str, dtype: torch.dtype) -> None:
     W = MATRICES[name]().to(dtype)

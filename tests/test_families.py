@@ -20,7 +20,7 @@ RECORDED: dict[str, dict[str, dict[str, str]]] = json.loads(
 )["families"]
 
 #: Families that a run of the ordinary tests takes, others each day.
-SAMPLE = 4
+SAMPLE = 2
 
 
 def sampled() -> list[Any]:

@@ -333,7 +333,13 @@ def without(library: str, arguments: list[str], tmp_path: Path) -> subprocess.Co
 
 
 @pytest.mark.parametrize(
-    ("library", "arguments"), [pytest.param(k, v, id=f"{k}: {' '.join(v[:2])}") for k, of in NEEDS.items() for v in of]
+    ("library", "arguments"),
+    [
+        # verify-seed starts processes of its own, which have torch here, before it needs it itself
+        pytest.param(k, v, id=f"{k}: {' '.join(v[:2])}", marks=[pytest.mark.slow] if v == ["verify-seed"] else [])
+        for k, of in NEEDS.items()
+        for v in of
+    ],
 )
 def test_a_library_that_is_missing(library: str, arguments: list[str], tmp_path: Path) -> None:
     done = without(library, arguments, tmp_path)

@@ -110,8 +110,15 @@ def test_refusals_are_told_apart(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("offline", [False, True])
-@pytest.mark.parametrize("cached", ["nothing", "config.json", "all but a shard"])
+@pytest.mark.parametrize(
+    ("cached", "offline"),
+    [
+        ("nothing", False), ("config.json", True), ("all but a shard", False),
+        *(pytest.param(cached, offline, marks=pytest.mark.slow) for cached, offline in (
+            ("nothing", True), ("config.json", False), ("all but a shard", True),
+        )),
+    ],
+)  # fmt: skip
 def test_without_the_hub(cached: str, offline: bool, tmp_path: Path, inspect: Run, plan: Run) -> None:
     """Not in the cache, or a part of it: each is said, with what to do."""
     if cached != "nothing":

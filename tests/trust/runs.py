@@ -46,6 +46,16 @@ def quick(commands: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in commands]
 
 
+def in_turn(commands: Iterable[str]) -> list[Any]:
+    """Parameters for commands and whether there is an output already: one way each, the other behind the slow mark."""
+    ways = []
+    for number, name in enumerate(commands):
+        for force in (False, True):
+            marks = [pytest.mark.slow] if name in SLOW or force != bool(number % 2) else []
+            ways.append(pytest.param(name, force, marks=marks, id=f"{name}-{'replaced' if force else 'new'}"))
+    return ways
+
+
 NOTHING, KILL, FAIL, DELAY = range(4)
 WRITES = (
     "write", "writev", "pwrite64", "ftruncate64", "posix_fallocate64", "copy_file_range", "sendfile64", "fsync",

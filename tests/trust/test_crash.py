@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from trust.runs import COMMANDS, KILL, NOTHING, WRITES, Server, Ways, content, names, quick
+from trust.runs import COMMANDS, KILL, NOTHING, WRITES, Server, Ways, content, in_turn, names
 
 #: Kills of each command, evenly over its calls that write; the slow test has as many as there are, up to this.
 FEW, MANY = 3, 60
@@ -53,8 +53,7 @@ def kill_at_calls(server: Server, ways: Ways, command: str, whole: object, *, fo
         check_next_run(server, ways, command, old, whole, f"killed at call {at} of {count}")
 
 
-@pytest.mark.parametrize("force", [False, True], ids=["new", "replaced"])
-@pytest.mark.parametrize("command", quick(COMMANDS))
+@pytest.mark.parametrize("command, force", in_turn(COMMANDS))
 def test_a_kill_at_some_calls(
     command: str, force: bool, server: Server, ways: Ways, undisturbed: dict[str, object]
 ) -> None:

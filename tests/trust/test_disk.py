@@ -120,7 +120,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", quick(COMMANDS))
 def test_a_disk_of_any_size(
     command: str, server: Server, ways: Ways, undisturbed: dict[str, object], small_disk: Path
 ) -> None:

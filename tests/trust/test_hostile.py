@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trust.hostile import TARGETS, Target, codes
 
 #: In all: the ordinary run's, and the slow one's.
-SOME, MANY = 1_000, 20_000
+SOME, MANY = 500, 20_000
 
 SECONDS, MEGABYTES = 2.0, 500
 

@@ -53,7 +53,7 @@ def race(
     return len(won)
 
 
-@pytest.mark.parametrize("force", [False, True], ids=["new", "replaced"])
+@pytest.mark.parametrize("force", [pytest.param(False, marks=pytest.mark.slow), True], ids=["new", "replaced"])
 def test_some_pairs_and_triples(force: bool, server: Server, ways: Ways, undisturbed: dict[str, object]) -> None:
     chosen = random.Random(7)
     for name, kind in KINDS.items():

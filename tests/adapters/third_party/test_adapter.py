@@ -257,12 +257,13 @@ def spoilt(value: Any, rng: random.Random) -> Any:
     return value
 
 
+@pytest.mark.parametrize("count", [8, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dialect", projects.PROJECTS)
-def test_files_with_other_things_in_them_are_told(dialect: str, tmp_path: Path) -> None:
+def test_files_with_other_things_in_them_are_told(dialect: str, count: int, tmp_path: Path) -> None:
     """Whatever else is in a file, there is an adapter or a message."""
     good, rng = tmp_path / "good", random.Random(dialect)
     projects.PROJECTS[dialect][0](QWEN2, good)
-    for number in range(25):
+    for number in range(count):
         source = tmp_path / str(number)
         shutil.copytree(good, source)
         path = rng.choice(sorted(p for p in source.iterdir() if (dialect, p.name) != ("guokaku", "config.json")))

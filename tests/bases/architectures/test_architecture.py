@@ -34,7 +34,7 @@ ASKED_FOR = {
 AT_LEAST = 640
 
 #: Classes that a run of the ordinary tests rebuilds, others each day.
-SAMPLE = 20
+SAMPLE = 10
 
 
 def every_class() -> list[tuple[str, str]]:

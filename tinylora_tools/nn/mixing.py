@@ -61,11 +61,10 @@ def holding(uses: Iterable[tuple[Layer, str]]) -> Iterator[None]:
 
 def _formed(vectors: Sequence[Tensor], P: Tensor) -> tuple[Tensor, ...]:
     """R (r, r) of v (u,), one of each, with its P of P (n, u, r, r)."""
-    places = {id(v): place for place, v in enumerate({id(v): v for v in vectors}.values())}
-    each = [places[id(v)] for v in vectors]
-    apart = list({id(v): v for v in vectors}.values())
-    if torch.is_grad_enabled() and any(v.requires_grad for v in apart):
-        R: Tensor = _Mixed.apply(each, P, *apart)  # type: ignore[no-untyped-call]
+    apart = {id(v): v for v in vectors}
+    if torch.is_grad_enabled() and any(v.requires_grad for v in apart.values()):
+        places = {key: place for place, key in enumerate(apart)}
+        R: Tensor = _Mixed.apply([places[id(v)] for v in vectors], P, *apart.values())  # type: ignore[no-untyped-call]
     else:
         R = value(torch.stack(list(vectors)), P)
     return R.unbind()

@@ -21,9 +21,9 @@ from torch import Tensor
 from .krylov import Subspace
 from .wide_weight import WideWeight, orthonormal
 
-#: The residual, over s_1, at which to stop: above what rounding alone leaves, and below what factors that every machine
-#: computes alike may be off (`canonical`).
-_TOLERANCE = 4e-14
+#: The residual, over s_1, at which to stop: above what rounding alone leaves, and below half of what factors that every
+#: machine computes alike may be off (`canonical`), since two machines may be off to either side.
+_TOLERANCE = 2e-14
 
 #: What is left of a correction's equation, over its right side, at which it is solved, and the steps that may take.
 _SOLVED, _STEPS = 1e-7, 12

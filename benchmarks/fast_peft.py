@@ -1,7 +1,7 @@
 """PEFT's TinyLoRA made and loaded within `fast_peft`, and without: seconds and peak memory on a 0.5B-shaped model.
 
     python benchmarks/fast_peft.py [--size 0.5b] [--layers N] [--dtype bfloat16] [--spectrum separated] [--runs 3]
-                                   [--threads 2] [--no-peft] [--directory DIR]
+                                   [--threads 2] [--no-peft] [--of WHAT] [--directory DIR]
 
 The model has all layers, or the first N, of Qwen2.5's shape and a vocabulary of 1,000, which no adapter here touches.
 Its weights have separated singular values over noise (`separated`, as benchmarks/models.py makes them) or are as
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-peft", action="store_true")
+    parser.add_argument("--of", action="append", choices=WHAT, help="one of the rows; again for more")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "tinylora-benchmarks")
     parser.add_argument("--one", nargs=2)
     options = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
     print(f"{options.size}, {layers} layers, {options.dtype}, {options.spectrum}, {options.threads} threads")
     print("| | PEFT, s | fast_peft, s | times | PEFT, peak MB | fast_peft, peak MB | logits |")
     print("|---|--:|--:|--:|--:|--:|---|", flush=True)
-    for what in WHAT:
+    for what in options.of or WHAT:
         ours = [run(what, "fast_peft")]
         theirs = run(what, "PEFT") if what == "base" or not options.no_peft else None
         ours += [run(what, "fast_peft") for _ in range(options.runs - 1)]

@@ -24,8 +24,11 @@ def module(name: str, *shape: int, kind: str = "Linear") -> Module:
     return Module(name, kind, TensorInfo(f"{name}.weight", "F32", shape, 0, 4 * int(np.prod(shape))))
 
 
-#: Small ones, and one of 80 MB, which counts as large however many cores there are.
-MODULES = [module("a", 2, 3), module("large", 20_000, 1000), module("b", 4, 4), module("c", 1, 8)]
+#: Small ones; one of 800 MB, of which two may be in memory where four threads are; and one of 2.4 GB, that is alone.
+MODULES = [
+    module("a", 2, 3), module("largest", 600_000, 1000), module("large", 200_000, 1000), module("b", 4, 4),
+    module("c", 1, 8),
+]  # fmt: skip
 
 
 @dataclass
@@ -66,20 +69,31 @@ def test_each_module_is_worked_on_once_and_progress_is_told() -> None:
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_small_weights_are_worked_on_side_by_side_and_large_ones_alone() -> None:
-    """The small ones in threads of their own, with one thread of torch's each: all three wait for each other here."""
+def test_as_many_are_worked_on_side_by_side_as_memory_allows() -> None:
+    """In threads of their own, which share torch's: all three small ones wait for each other here."""
     together = threading.Barrier(3)
 
     def work(one: Module) -> tuple[bool, int]:
-        if one.name != "large":
+        if one.name in "abc":
             together.wait(timeout=20)
         return threading.current_thread() is threading.main_thread(), torch.get_num_threads()
 
     run = dict(over_modules("Factoring", MODULES, work, device=CPU, progress=Told(), where=Path("base")))
     assert {one.name: result for one, result in run.items()} == {
-        "a": (False, 1), "b": (False, 1), "c": (False, 1), "large": (True, 4)
+        "a": (False, 1), "b": (False, 1), "c": (False, 1), "large": (False, 2), "largest": (True, 4)
     }  # fmt: skip
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_in_turn_they_keep_their_order() -> None:
+    def work(one: Module) -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    found = over_modules(
+        "Factoring", MODULES, work, device=CPU, progress=Told(), where=Path("base"), side_by_side=False
+    )
+    assert [(one.name, result) for one, result in found] == [(one.name, True) for one in MODULES]
 
 
 def failing(error: Exception) -> Callable[[Module], None]:

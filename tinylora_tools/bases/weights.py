@@ -1,5 +1,5 @@
-"""The weights of targeted modules, as torch takes them: read one by one, worked on side by side where they are
-small."""
+"""The weights of targeted modules, as torch takes them: read one by one, as many worked on side by side as memory
+allows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import at_least
+from ..core.svd.krylov import DENSE_BYTES
 from ..core.torch_arrays import tensor_of
 from ..errors import FormatError, TinyLoraError
 from ..progress import Progress
@@ -23,9 +24,8 @@ from .modules import Module
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-#: Bytes of weights that are worked on at the same time, several small ones or one large one; and of what their dense
-#: decompositions, should they all need one, take.
-_TOGETHER, _DENSE_TOGETHER = 64_000_000, 300_000_000
+#: Bytes that what is worked on at the same time may take, for each thread, and in all.
+_EACH_THREAD, _TOGETHER = 500_000_000, 4_000_000_000
 
 
 def as_matrix(stored: NDArray[Any], module: Module, device: torch.device) -> Tensor:
@@ -60,10 +60,10 @@ def over_modules(
 ) -> Iterator[tuple[Module, T]]:
     """What `work` makes of each module, in no particular order; `progress` is told of `what`, and how far it is.
 
-    Small weights, whose steps are too short to share between cores, are worked on side by side with one thread each;
-    large ones, and all on a GPU, one after the other with all threads. What a weight gives doesn't depend on its
-    company. Without `side_by_side` they come one after the other, in their order. Of several `ranks` each works on its
-    share, and all get what came of all.
+    On the CPU weights are worked on side by side, by one thread each where so many may be in memory: that leaves no
+    thread waiting for another at each of a hundred small steps. On a GPU they come one after the other. What a weight
+    gives doesn't depend on its company. Without `side_by_side` they come one after the other, in their order. Of
+    several `ranks` each works on its share, and all get what came of all.
 
     Raises
     ------
@@ -106,24 +106,27 @@ def each_of(
     device: torch.device,
     in_turn: bool,
 ) -> Iterator[tuple[Item, T]]:
-    """What `work` makes of each item, which has a weight of so many bytes, and so long on its short side: small ones
-    side by side and first, unless they are to come `in_turn`."""
+    """What `work` makes of each item, which has a weight of so many bytes, and so long on its short side: on the CPU
+    side by side, the smallest first, unless they are to come `in_turn`."""
     threads = torch.get_num_threads()
-    together = 1 if in_turn or device.type != "cpu" else threads
-    small = [_is_small(*size, together) for size in sizes]
-    if together > 1 and any(small):
-        torch.set_num_threads(1)
+    alone = in_turn or device.type != "cpu"
+    groups: dict[int, list[Item]] = {}
+    for item, size in zip(items, sizes, strict=True):
+        groups.setdefault(1 if alone else _side_by_side(*size, threads), []).append(item)
+    for together, group in sorted(groups.items(), reverse=True):
+        if together == 1:
+            yield from ((item, work(item)) for item in group)
+            continue
+        torch.set_num_threads(threads // together)
         pool = Workers(together)
-        first = [item for item, is_small in zip(items, small, strict=True) if is_small]
         try:
-            yield from zip(first, pool.map(work, first), strict=True)
+            yield from zip(group, pool.map(work, group), strict=True)
         finally:
             pool.close(cancel=True)
             torch.set_num_threads(threads)
-    for item, is_small in zip(items, small, strict=True):
-        if together == 1 or not is_small:
-            yield item, work(item)
 
 
-def _is_small(nbytes: int, short: int, together: int) -> bool:
-    return nbytes * together <= _TOGETHER and 3 * 8 * short**2 * together <= _DENSE_TOGETHER
+def _side_by_side(nbytes: int, short: int, threads: int) -> int:
+    """How many such weights are worked on at a time, should all of them need a dense decomposition."""
+    each = nbytes + min(3 * 8 * short**2, DENSE_BYTES)
+    return max(1, min(threads, min(_TOGETHER, threads * _EACH_THREAD) // max(1, each)))

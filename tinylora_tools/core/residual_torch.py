@@ -20,13 +20,9 @@ def residual_of(W: Tensor, triplets: Triplets) -> float:
     U, Vh = (tensor_of(part).to(W.device) for part in (triplets.U, triplets.Vh))  # (rows, k), (k, columns)
     wide = WideWeight(W, U.dtype)
     if wide.transposed:
-        U, Vh = Vh.T.contiguous(), U.T.contiguous()
-    S = torch.from_numpy(triplets.S).to(W.device, U.dtype)
-    right = torch.zeros(len(S), dtype=torch.float64, device=W.device)
-    left = torch.zeros(Vh.shape, dtype=torch.float64, device=W.device)
-    for part, block in wide.blocks():
-        gap = Vh @ block.T - (U[part] * S).T  # (k, size)
-        right += torch.sum(gap.double() ** 2, 1)
-        left += U[part].T @ block
-    off = torch.sum((left - S[:, None] * Vh) ** 2, 1)
-    return float(torch.sqrt(torch.cat([right, off]).max()) / S.max())
+        U, Vh = Vh.T, U.T
+    S = torch.from_numpy(triplets.S).to(W.device)
+    image, back = wide.products(Vh.T, U)  # (long, k), (short, k)
+    right, left = image - U * S, back - Vh.T * S
+    off = torch.cat([torch.linalg.vector_norm(part, dim=0) for part in (right, left)])
+    return float(off.max() / S.max())

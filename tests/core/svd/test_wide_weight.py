@@ -19,6 +19,11 @@ def tall(W: Tensor) -> Tensor:
     return W.double() if W.shape[0] >= W.shape[1] else W.double().T
 
 
+def by_columns(W: Tensor) -> Tensor:
+    """The same matrix with its columns each in one piece of memory, as a Conv1D's weight is."""
+    return W.T.contiguous().T
+
+
 @pytest.mark.parametrize(
     ("dtype", "exponent"),
     [(torch.float32, 120), (torch.float32, -120), (torch.bfloat16, 120), (torch.float64, 1000), (torch.float64, -1000)],
@@ -57,33 +62,63 @@ def test_the_weight_stays_as_it_was(route: str, monkeypatch: pytest.MonkeyPatch)
     ],
     ids=str,
 )
+@pytest.mark.parametrize("columnwise", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_blocks_are_the_weight_widened_and_scaled(
-    shape: tuple[int, int], dtype: torch.dtype, work: torch.dtype, exponent: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int],
+    columnwise: bool,
+    dtype: torch.dtype,
+    work: torch.dtype,
+    exponent: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wide_weight, "_BLOCK_ELEMENTS", 90 * 64)
+    """Those of its rows or columns that lie in one piece."""
+    monkeypatch.setattr(wide_weight, "_BLOCK_ELEMENTS", 1)
     W = (gaussian(*shape) * 2.0**exponent).to(dtype)
     parts, blocks = [], []
-    for part, block in WideWeight(W, work, exponent).blocks():
+    for part, block in WideWeight(by_columns(W) if columnwise else W, work, exponent).blocks():
         assert block.dtype == work
         parts.append((part.start, part.stop))
         blocks.append(block.clone())  # its memory is reused
-    assert len(parts) > 10
-    assert parts == [(first, min(first + 64, 700)) for first in range(0, 700, 64)]
-    assert torch.equal(torch.cat(blocks), (tall(W) * 2.0**-exponent).to(work))
+    lines = (W.T if columnwise else W).double()
+    assert parts == [(first, min(first + 32, len(lines))) for first in range(0, len(lines), 32)]
+    assert torch.equal(torch.cat(blocks), (lines * 2.0**-exponent).to(work))
 
 
 @pytest.mark.parametrize("columns", [1, 8, 9, 24])
+@pytest.mark.parametrize("columnwise", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_are_the_dense_ones(shape: tuple[int, int], columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide_weight, "_BLOCK_ELEMENTS", 90 * 64)
-    W, X = gaussian(*shape).to(torch.float16), gaussian(90, columns)
-    operator, dense = WideWeight(W, torch.float64), tall(W)
+def test_products_are_the_dense_ones(
+    shape: tuple[int, int], columnwise: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide_weight, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(wide_weight, "_ADDED_UP", 64)
+    W, X, U = gaussian(*shape).to(torch.float16), gaussian(90, columns), gaussian(700, columns)
+    operator, dense = WideWeight(by_columns(W) if columnwise else W, torch.float64), tall(W)
     Y, Z = operator.apply(X)
     assert (Y.shape, Z.shape, Z.dtype) == ((700, columns), (90, columns), torch.float64)
     assert torch.allclose(Y, dense @ X, rtol=0, atol=1e-10)
     assert torch.allclose(Z, dense.T @ dense @ X, rtol=0, atol=1e-8)
     assert torch.allclose(operator.apply_transposed(Y), dense.T @ Y, rtol=0, atol=1e-8)
+    image, back = operator.products(X, U)
+    assert (image.dtype, back.dtype) == (torch.float64, torch.float64)
+    assert torch.allclose(image, dense @ X, rtol=0, atol=1e-10)
+    assert torch.allclose(back, dense.T @ U, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("columnwise", [False, True])
+@pytest.mark.parametrize("shape", [(9000, 600), (600, 9000)], ids=str)
+def test_products_in_float32_are_as_near_as_its_rounding(shape: tuple[int, int], columnwise: bool) -> None:
+    """However many summands there are: the error, over ||W|| ||x||, is two units of float32's rounding at most."""
+    W, X, U = gaussian(*shape).bfloat16(), orthonormal(gaussian(600, 8)), orthonormal(gaussian(9000, 8))
+    operator, dense = WideWeight(by_columns(W) if columnwise else W, torch.float32), tall(W)
+    top = float(torch.linalg.matrix_norm(dense, 2))
+    Y, Z = operator.apply(X)
+    found = [Y, Z, *operator.products(X, U)]
+    exact = [dense @ X, dense.T @ (dense @ X), dense @ X, dense.T @ U]
+    for one, other, scale in zip(found, exact, (top, top**2, top, top), strict=True):
+        off = torch.linalg.vector_norm(one.double() - other, dim=0)
+        assert float(off.max()) <= 2.0 * torch.finfo(torch.float32).eps * scale
 
 
 @pytest.mark.parametrize("work", [torch.float32, torch.float64], ids=str)

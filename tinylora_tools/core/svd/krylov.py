@@ -46,8 +46,9 @@ class Basis:
     Y."""
 
     def __init__(self, short: int, limit: int, device: torch.device) -> None:
-        self._Q = torch.empty(short, limit, dtype=torch.float64, device=device)
-        self._Z = torch.empty(short, limit, dtype=torch.float64, device=device)
+        # By columns: in rows as long as the limit those in use would lie far from each other.
+        self._Q = torch.empty(limit, short, dtype=torch.float64, device=device).T
+        self._Z = torch.empty(limit, short, dtype=torch.float64, device=device).T
         self._Y: list[Tensor] = []
         self._gram = torch.empty(limit, limit, dtype=torch.float64)
         self._last = slice(0, 0)

@@ -26,7 +26,7 @@ from .wide_weight import WideWeight, orthonormal
 _TOLERANCE = 2e-14
 
 #: What is left of a correction's equation, over its right side, at which it is solved, and the steps that may take.
-_SOLVED, _STEPS = 1e-7, 12
+_SOLVED, _STEPS = 3e-8, 12
 
 #: Cycles, each of which has to come so much nearer: else float32 is of no help here.
 _CYCLES, _GAIN = 4, 1e-2

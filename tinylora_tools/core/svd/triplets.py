@@ -31,9 +31,6 @@ DEFAULT_SEED = 0
 #: Up to so many entries float64 costs no time that anyone would notice.
 _SMALL = 1 << 16
 
-#: Entries of a weight that stays, about, in the last cache of a processor as bfloat16.
-_CACHED = 1 << 24
-
 #: A vector is taken to be determined by W if rounding turns it by less than this (as a sine).
 _TURN = 0.01
 
@@ -159,10 +156,8 @@ def _exponent(W: Tensor) -> int:
 
 def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Method, int]:
     """V (short, k) that spans the r leading right vectors and, if there are more, the next; W V, W^T W V."""
-    # A few columns more than r, for the next triplet and multiples. A block of 16 uses a core's multiply units well;
-    # on a weight that stays in the caches 8 cost half as much, on a larger one reading it costs more than either.
-    small = r <= 4 and W.long * W.short <= _CACHED and W.work == torch.float32
-    width = 8 if small else max(16, -(-(r + 4) // 8) * 8)
+    # A few columns more than r, for the next triplet and multiples.
+    width = 8 if r <= 4 and W.work == torch.float32 else max(16, -(-(r + 4) // 8) * 8)
     passes = 0
     if 4 * width <= W.short and krylov.starting_cost(W, width) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)

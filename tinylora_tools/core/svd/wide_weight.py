@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 
 #: Elements of W that are widened at a time: few enough for the caches of a core.
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 19
 
 #: Elements of W that are multiplied at a time before that.
 _ROUGH_ELEMENTS = 1 << 23
 
-#: Columns up to which a product is better made with rows; in float64, whose products with 16 columns take two to three
-#: times as long on some processors, any number is.
-_NARROW = 8
+#: Lines are taken so many together, or a multiple: a few more or less cost the libraries up to twice as much.
+_TOGETHER = 32
+
+#: Lines that are added up in the work dtype, about; sums of these are in float64.
+_ADDED_UP = 512
 
 #: Applications of W^T W in bfloat16 before the iteration proper.
 _ROUGH_STEPS = 3
 
 
 class WideWeight:
-    """A weight as an operator, widened a few rows (or columns) at a time.
+    """A weight as an operator, widened a few of its lines at a time: rows, or columns, whichever lie in one piece.
 
     It acts on its shorter side: as W where W is tall, as W^T where it is wide. Here W stands for either, and is
     (long, short). What it stands for is W over 2**exponent.
@@ -32,55 +34,93 @@ class WideWeight:
         self.transposed = W.shape[0] < W.shape[1]
         self.work, self.device = work, W.device
         self.long, self.short = max(W.shape), min(W.shape)
-        self._W, self._exponent = W, exponent
+        self._stored, self._exponent = W, exponent
+        self._W = W.T if self.transposed else W
+        self._by_rows = self._W.stride(0) >= self._W.stride(1)
+        self._lines = self._W if self._by_rows else self._W.T  # (lines, length)
         # In two factors, as a single one may lie outside the work dtype's range.
         half = exponent // 2
         self._factors = (2.0**-half, 2.0 ** (half - exponent)) if exponent else ()
-        step = max(16, _BLOCK_ELEMENTS // self.short)
+        lines, length = self._lines.shape
+        step = -(-_BLOCK_ELEMENTS // (length * _TOGETHER)) * _TOGETHER
         if W.device.type != "cpu":
-            step *= 64  # a GPU wants more at once, and has no cache to respect
-        self._step = min(step, self.long)
-        shape = (self.short, self._step) if self.transposed else (self._step, self.short)
+            step *= 128  # a GPU wants more at once, and has no cache to respect
+        self._step = min(step, lines)
         plain = W.dtype == work and not exponent
-        self._buffer = None if plain else torch.empty(shape, dtype=work, device=W.device)
+        self._buffer = None if plain else torch.empty(self._step, length, dtype=work, device=W.device)
 
     @property
     def holds_float32(self) -> bool:
         """Whether it is worked on in float64 though each of its numbers is one of float32."""
-        return self.work == torch.float64 and self._W.dtype != torch.float64
+        return self.work == torch.float64 and self._stored.dtype != torch.float64
 
     def narrower(self) -> WideWeight:
         """The same weight in float32."""
-        return WideWeight(self._W, torch.float32, self._exponent)
+        return WideWeight(self._stored, torch.float32, self._exponent)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Consecutive rows of W and their values, (rows, short), in the work dtype. The values' memory is reused."""
-        for first in range(0, self.long, self._step):
-            part = slice(first, min(first + self._step, self.long))
-            size = part.stop - first
-            block = self._W[:, part] if self.transposed else self._W[part]
+        """Consecutive lines of W and their values, (lines, length), in the work dtype. The values' memory is reused."""
+        for first in range(0, len(self._lines), self._step):
+            part = slice(first, min(first + self._step, len(self._lines)))
+            block = self._lines[part]
             if self._buffer is not None:
-                block = (self._buffer[:, :size] if self.transposed else self._buffer[:size]).copy_(block)
-                for factor in self._factors:
-                    block *= factor
-            yield part, block.T if self.transposed else block
+                block = self._scaled(self._buffer[: len(block)].copy_(block))
+            yield part, block
+
+    def _scaled(self, block: Tensor) -> Tensor:
+        for factor in self._factors:
+            block *= factor
+        return block
 
     def apply(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Y = W X in the work dtype, (long, k), and Z = W^T Y in float64, (short, k), for X (short, k)."""
-        X = X.to(self.work)
-        Y = torch.empty(self.long, X.shape[1], dtype=self.work, device=self.device)
-        Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
-        narrow = X.shape[1] <= _NARROW or self.work == torch.float64
-        rows = X.T.contiguous() if narrow else X
+        rows = self._rows(X)
+        if not self._by_rows:  # twice over whole lines takes less than once over pieces of them
+            Y = self._along(rows).to(self.work)
+            return Y.T, self._across(Y).T
+        Y = torch.empty(len(rows), self.long, dtype=self.work, device=self.device)
+        along = _Sum(rows)
         for part, block in self.blocks():
-            if narrow:  # products of a few long rows run faster than of a few columns
-                image = rows @ block.T  # (k, size)
-                Y[part] = image.T
-                Z += (image @ block).T
-            else:
-                torch.mm(block, X, out=Y[part])
-                Z += block.T @ Y[part]
-        return Y, Z
+            Y[:, part] = image = rows @ block.T
+            along.add(image, block)
+        return Y.T, along.total().T
+
+    def apply_transposed(self, Y: Tensor) -> Tensor:
+        """W^T Y in float64, (short, k), for Y (long, k)."""
+        rows = self._rows(Y)
+        return (self._along(rows) if self._by_rows else self._across(rows)).T
+
+    def products(self, X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
+        """W X, (long, k), and W^T Y, (short, k), both in float64, for X (short, k) and Y (long, k)."""
+        across, along = self._rows(X), self._rows(Y)
+        if not self._by_rows:
+            across, along = along, across
+        dots, total = self._dots(across), _Sum(across)
+        for part, block in self.blocks():
+            dots[:, part] = across @ block.T
+            total.add(along[:, part], block)
+        return (dots.T, total.total().T) if self._by_rows else (total.total().T, dots.T)
+
+    def _rows(self, X: Tensor) -> Tensor:
+        """X (n, k) as k rows in the work dtype: products of a few long rows run faster than of a few columns."""
+        return X.T.to(self.work).contiguous()
+
+    def _across(self, rows: Tensor) -> Tensor:
+        """The dot products of rows (k, length) with all lines, in float64: (k, lines)."""
+        dots = self._dots(rows)
+        for part, block in self.blocks():
+            dots[:, part] = rows @ block.T
+        return dots
+
+    def _along(self, rows: Tensor) -> Tensor:
+        """The sum of all lines, times rows (k, lines), in float64: (k, length)."""
+        total = _Sum(torch.empty(len(rows), self._lines.shape[1], dtype=self.work, device=self.device))
+        for part, block in self.blocks():
+            total.add(rows[:, part], block)
+        return total.total()
+
+    def _dots(self, rows: Tensor) -> Tensor:
+        return torch.empty(len(rows), len(self._lines), dtype=torch.float64, device=self.device)
 
     def aim(self, X: Tensor, width: int) -> Tensor:
         """Orthonormal columns near the leading right vectors, (short, width), for a random X (short, k), k >= width.
@@ -90,25 +130,18 @@ class WideWeight:
         """
         if self._W.dtype != torch.bfloat16 or self._factors or not _fast_bfloat16(self.device):
             return X[:, :width]
-        W = self._W.T if self.transposed else self._W
-        step = max(self._step, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
+        step = max(16, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
+        if self.device.type != "cpu":
+            step = self.long
         for _ in range(_ROUGH_STEPS):
             rough = X.to(torch.bfloat16)
             Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
             for first in range(0, self.long, step):
-                block = W[first : first + step]
+                block = self._W[first : first + step]
                 Z += block.T @ (block @ rough)
             inner = X.T @ Z
             X = orthonormal(Z @ torch.linalg.eigh(inner + inner.T).eigenvectors.flip(1))
         return X[:, :width]
-
-    def apply_transposed(self, Y: Tensor) -> Tensor:
-        """W^T Y in float64, (short, k), for Y (long, k)."""
-        Y = Y.to(self.work)
-        Z = torch.zeros(self.short, Y.shape[1], dtype=torch.float64, device=self.device)
-        for part, block in self.blocks():
-            Z += block.T @ Y[part]
-        return Z
 
     def right_vectors(self) -> Tensor:
         """All right singular vectors in float64, (short, short), by descending singular value: the dense route.
@@ -117,14 +150,13 @@ class WideWeight:
         whose rounding in float64 is far below float32's.
         """
         if self.work == torch.float64:
-            W = torch.empty(self.long, self.short, dtype=torch.float64, device=self.device)
-            for part, block in self.blocks():
-                W[part] = block
+            W = self._scaled(self._W.to(torch.float64, copy=True))
             Vh: Tensor = torch.linalg.svd(W, full_matrices=False).Vh
             return Vh.T
         G = torch.zeros(self.short, self.short, dtype=torch.float64, device=self.device)
-        for _, block in self.blocks():
-            wide = block.to(torch.float64)
+        step = max(16, _BLOCK_ELEMENTS // self.short)
+        for first in range(0, self.long, step):
+            wide = self._scaled(self._W[first : first + step].to(torch.float64, copy=True))
             G.addmm_(wide.T, wide)
         if self.device.type != "cpu":
             vectors: Tensor = torch.linalg.eigh(G).eigenvectors
@@ -132,6 +164,27 @@ class WideWeight:
         columnwise, values = G.T, torch.empty(self.short, dtype=torch.float64)
         torch.linalg.eigh(columnwise, out=(values, columnwise))  # in the place of G, which is symmetric
         return columnwise.flip(1)
+
+
+class _Sum:
+    """A sum of products, (k, length) in float64: some in the work dtype first, for which `like` (k, length) is a
+    pattern."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._total = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
+        self._some, self._summands = torch.zeros_like(like), 0
+
+    def add(self, rows: Tensor, block: Tensor) -> None:
+        """Add rows (k, lines) times block (lines, length)."""
+        self._some.addmm_(rows, block)
+        self._summands += len(block)
+        if self._summands >= _ADDED_UP:
+            self._total += self._some
+            self._some.zero_()
+            self._summands = 0
+
+    def total(self) -> Tensor:
+        return self._total + self._some
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

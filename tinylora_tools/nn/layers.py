@@ -140,10 +140,14 @@ class Linear(TinyLoraLayer):
         h = self.siblings.product(self, adapter, A, x, alone=self._shared.rows is not None)  # (..., r)
         R = mixed(self, adapter)
         h = F.linear(h, R if R.dtype == A.dtype and R.device == A.device else R.to(A.device, A.dtype))  # (..., r)
-        if result.dtype != h.dtype:
+        if torch.promote_types(result.dtype, h.dtype) != h.dtype:
             return torch.add(result, F.linear(h, B)).to(x.dtype)
         # one product that adds to the output, where PEFT writes the update first and adds it then
-        flat = torch.addmm(result.reshape(-1, result.shape[-1]), h.reshape(-1, h.shape[-1]), B.t())  # (n, out)
+        flat, few = result.reshape(-1, result.shape[-1]), h.reshape(-1, h.shape[-1])  # (n, out), (n, r)
+        if result.dtype == h.dtype:
+            flat = torch.addmm(flat, few, B.t())
+        else:
+            flat = flat.to(h.dtype).addmm_(few, B.t())
         flat = flat.view(result.shape)
         return flat if flat.dtype == x.dtype else flat.to(x.dtype)
 

@@ -26,7 +26,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import no_network
 from damage import snapshot
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_uploads import Inbox, hub_taking
 
 from tinylora_tools.cli import main
@@ -159,6 +159,6 @@ def pushing(tmp_path: Path) -> Callable[..., tuple[int, Any, str]]:
 
     def command(hub: Inbox, *words: str, **settings: str) -> tuple[int, Any, str]:
         given = {"HF_TOKEN": "hf_x", "HF_HUB_DISABLE_XET": "1", **settings}
-        return finished(started(hub.address, tmp_path / "home", *words, **given))
+        return run_beside(hub.address, tmp_path / "home", *words, **given)
 
     return command

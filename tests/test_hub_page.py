@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edited_files import edited_copy
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_server import COMMIT, hub_serving
 
 from tinylora_tools import merge
@@ -33,7 +33,7 @@ def test_commands_do_what_the_page_says(tmp_path: Path) -> None:
             if "-o" in words:
                 outputs.append(tmp_path / f"merged{len(outputs)}")
                 words[words.index("-o") + 1] = str(outputs[-1])
-            code, reports[command], said = finished(started(hub.address, tmp_path / "home", *words))
+            code, reports[command], said = run_beside(hub.address, tmp_path / "home", *words)
             assert code == 0, (command, said)
     base = f"hf://Qwen/Qwen2.5-0.5B@{COMMIT}"
     inspected, counted, of_adapter, merged, streamed, checked = reports.values()

@@ -6,12 +6,16 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
+from tinylora_tools.ops.verify import machine
+from tinylora_tools.ops.verify.check import Check
 
 STREAM_OF = {"DEFAULT": "torch-cpu-scalar", "AVX2": "torch-cpu-avx2", "AVX512": "torch-cpu-avx2"}
 CAPABILITY = torch.backends.cpu.get_cpu_capability().replace("NO AVX", "DEFAULT")  # as torch 2.6 calls it
@@ -37,3 +41,19 @@ def torch_at(capability: str, script: str, *arguments: object, words: NDArray[An
         check=True,
     ).stdout
     return np.frombuffer(found, np.float32)
+
+
+_drawn: dict[tuple[object, ...], list[Check]] = {}
+
+
+def remembering(draw: Callable[[str, str | None, Sequence[int]], Iterator[Check]] = machine._drawn_by_torch) -> Any:
+    """The processes of `verify-seed` that draw with torch, each started once: nothing else tells apart what they
+    draw."""
+
+    def drawn(name: str, capability: str | None, threads: Sequence[int]) -> list[Check]:
+        key = (draw, name, capability or os.environ.get("ATEN_CPU_CAPABILITY"), *threads)
+        if key not in _drawn:
+            _drawn[key] = list(draw(name, capability, threads))
+        return _drawn[key]
+
+    return drawn

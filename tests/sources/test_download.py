@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from edited_files import edited_copy
 from fixture_data import fixture
-from hub_runs import finished, started, told_to_end
+from hub_runs import run_beside, started, told_to_end
 from hub_server import COMMIT, Hub, hub_serving
 
 CASE = fixture("peft021-layers")
@@ -25,7 +25,7 @@ Tinylora = Callable[..., tuple[int, Any, str]]
 def tinylora(tmp_path: Path) -> Tinylora:
     def run(hub: Hub | None, *words: str, **settings: str) -> tuple[int, Any, str]:
         address = hub.address if hub else NOWHERE
-        return finished(started(address, tmp_path / "home", *words, **settings))
+        return run_beside(address, tmp_path / "home", *words, **settings)
 
     return run
 
@@ -105,5 +105,5 @@ def test_it_ends_when_it_is_told_to(number: signal.Signals, tmp_path: Path) -> N
         assert code == 128 + number, said
         assert "Traceback" not in said
         hub.gone.set()
-        code, _, said = finished(started(hub.address, tmp_path / "home", *words))
+        code, _, said = run_beside(hub.address, tmp_path / "home", *words)
         assert code == 0, said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_server import COMMIT, hub_of
 
 WHOLE = fixture("peft021-layers")
@@ -24,7 +24,7 @@ def tinylora(tmp_path: Path) -> Run:
     """Run a command with a Hub, or none, and a cache of its own: exit code, JSON, and what is said."""
 
     def run(address: str, *words: str, **settings: str) -> tuple[int, Any, str]:
-        return finished(started(address, tmp_path / "home", *words, **settings), within=25)
+        return run_beside(address, tmp_path / "home", *words, within=25, **settings)
 
     return run
 

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_server import COMMIT, Hub, hub_serving
 from huggingface_hub import constants, file_download, hf_api
 
@@ -55,7 +55,7 @@ def tinylora(tmp_path: Path) -> Tinylora:
     """Run a command beside a Hub: exit code, JSON, and what is said."""
 
     def run(hub: Hub, *words: str, **settings: str) -> tuple[int, Any, str]:
-        return finished(started(hub.address, tmp_path / "home", *words, **settings))
+        return run_beside(hub.address, tmp_path / "home", *words, **settings)
 
     return run
 

@@ -144,10 +144,7 @@ class Linear(TinyLoraLayer):
             return torch.add(result, F.linear(h, B)).to(x.dtype)
         # one product that adds to the output, where PEFT writes the update first and adds it then
         flat, few = result.reshape(-1, result.shape[-1]), h.reshape(-1, h.shape[-1])  # (n, out), (n, r)
-        if result.dtype == h.dtype:
-            flat = torch.addmm(flat, few, B.t())
-        else:
-            flat = flat.to(h.dtype).addmm_(few, B.t())
+        flat = torch.addmm(flat, few, B.t()) if result.dtype == h.dtype else flat.to(h.dtype).addmm_(few, B.t())
         flat = flat.view(result.shape)
         return flat if flat.dtype == x.dtype else flat.to(x.dtype)
 

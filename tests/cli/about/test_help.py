@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from fixture_data import ROOT, fixture
+from torch_streams import remembering
 
 from tinylora_tools import merge, pack
 from tinylora_tools.cli.about.help import GLOSSARY, glossary
@@ -24,7 +24,6 @@ from tinylora_tools.ops.verify import machine
 Run = Callable[..., Any]
 
 PACKAGE = GLOSSARY.parents[1]
-_DRAWN = machine._drawn_by_torch
 NAMES = [*COMMANDS, *ABOUT, *(f"convert {form}" for form in FORMS)]
 
 
@@ -130,8 +129,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_run(tinylora: Run, place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other; what they write is in nobody's way. What torch draws is the same each time."""
-    drawn = functools.lru_cache(lambda *way: list(_DRAWN(way[0], way[1], way[2])))
-    monkeypatch.setattr(machine, "_drawn_by_torch", lambda name, capability, n: drawn(name, capability, tuple(n)))
+    monkeypatch.setattr(machine, "_drawn_by_torch", remembering())
     for line in examples(name):
         program, *words = shlex.split(line)
         if "old-adapter" in words and "--against" in words:  # a PEFT 0.19 adapter and its own base

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_server import COMMIT, Hub, hub_serving
 
 CASE = fixture("peft021-layers")
@@ -24,7 +24,7 @@ Tinylora = Callable[..., tuple[int, Any, str]]
 def tinylora(tmp_path: Path) -> Tinylora:
     def run(hub: Hub | None, *words: str, **settings: str) -> tuple[int, Any, str]:
         address = hub.address if hub else "http://127.0.0.1:9"
-        return finished(started(address, tmp_path / "home", *words, **settings))
+        return run_beside(address, tmp_path / "home", *words, **settings)
 
     return run
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from edited_files import edited_copy
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_server import COMMIT, Hub, hub_serving
 
 from tinylora_tools import merge
@@ -26,7 +26,7 @@ def merged(tmp_path: Path) -> Merged:
 
     def run(hub: Hub, adapter: Path, output: str, *more: str, **settings: str) -> tuple[int, Any, str]:
         line = ["merge", str(adapter), "-o", str(tmp_path / output), *more]
-        return finished(started(hub.address, tmp_path / "home", *line, **settings))
+        return run_beside(hub.address, tmp_path / "home", *line, **settings)
 
     return run
 

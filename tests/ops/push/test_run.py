@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from edited_files import edited_copy
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import run_beside
 from hub_uploads import Inbox, hub_taking
 from huggingface_hub import ModelCard
 
@@ -90,10 +90,9 @@ def test_a_packed_adapter_is_used_as_its_card_says(tmp_path: Path, pushing: Push
     with hub_serving(served, others={"you/name": served}) as there:
         for line in lines:
             words = [str(tmp_path / word) if word in ("merged", "adapter") else word for word in line[1:]]
-            done = started(there.address, tmp_path / "home2", *words, "--base", str(CASE.base))
-            code, _, said = finished(done)
+            code, _, said = run_beside(there.address, tmp_path / "home2", *words, "--base", str(CASE.base))
             assert code == 0, said
-        code, report, _ = finished(started(there.address, tmp_path / "home2", "inspect", "hf://you/name"))
+        code, report, _ = run_beside(there.address, tmp_path / "home2", "inspect", "hf://you/name")
         assert (code, report["kind"]) == (0, "tinylora-packed")
     merge(CASE.adapter, tmp_path / "wanted", CASE.base)
     assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixture_data import fixture
+from torch_streams import remembering
 
 from tinylora_tools.errors import FormatError, TinyLoraError
 from tinylora_tools.ops.verify import machine
@@ -24,23 +23,10 @@ on_x86_linux = pytest.mark.skipif(
 )
 
 
-def remembering(draw: Callable[[str, str | None, Sequence[int]], Iterator[Check]]) -> Any:
-    """The processes that draw with torch, each started once: nothing else tells apart what they draw."""
-    known: dict[tuple[object, ...], list[Check]] = {}
-
-    def run(name: str, capability: str | None, threads: Sequence[int]) -> list[Check]:
-        key = (name, capability or os.environ["ATEN_CPU_CAPABILITY"], *threads)
-        if key not in known:
-            known[key] = list(draw(name, capability, threads))
-        return known[key]
-
-    return run
-
-
 @on_x86_linux
 def test_golden_files_between_machines(tmp_path: Path, tinylora: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded with AVX2, checked without: the difference is reported as what it is."""
-    monkeypatch.setattr(machine, "_drawn_by_torch", remembering(machine._drawn_by_torch))
+    monkeypatch.setattr(machine, "_drawn_by_torch", remembering())
 
     def run(*arguments: object, capability: str) -> Any:
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from fixture_data import fixture
-from hub_runs import finished, started
+from hub_runs import finished, run_beside, started
 from hub_server import COMMIT, Hub, hub_serving
 
 from tinylora_tools import merge
@@ -20,16 +19,21 @@ CASE = fixture("peft020-seed-only")
 ONE_FILE = fixture("peft021-layers")
 SOURCE = "hf://owner/name"
 
-Streamed = Callable[..., "subprocess.Popen[str]"]
+
+def line(tmp_path: Path, case: Any = CASE) -> list[str]:
+    """A merge into a Hub's base that isn't downloaded."""
+    return ["merge", str(case.adapter), "-o", str(tmp_path / "merged"), "--base", SOURCE, "--stream-base"]
+
+
+Streamed = Callable[..., tuple[int, Any, str]]
 
 
 @pytest.fixture
 def streamed(tmp_path: Path) -> Streamed:
-    """Start a merge into a Hub's base that isn't downloaded."""
+    """Run one."""
 
-    def run(hub: Hub, case: Any = CASE, *more: str) -> subprocess.Popen[str]:
-        line = ["merge", str(case.adapter), "-o", str(tmp_path / "merged"), "--base", SOURCE, "--stream-base", *more]
-        return started(hub.address, tmp_path / "home", *line)
+    def run(hub: Hub, case: Any = CASE, *more: str) -> tuple[int, Any, str]:
+        return run_beside(hub.address, tmp_path / "home", *line(tmp_path, case), *more)
 
     return run
 
@@ -53,7 +57,7 @@ def test_the_bytes_are_those_of_a_merge_of_files(case: Any, dtype: str, tmp_path
     """Each byte is sent about once, and nothing is kept of them but the output."""
     merge(case.adapter, tmp_path / "wanted", case.base, dtype=dtype)
     with hub_serving(case.base) as hub:
-        code, report, said = finished(streamed(hub, case, "--dtype", dtype))
+        code, report, said = streamed(hub, case, "--dtype", dtype)
         assert code == 0, said
         assert hub.sent <= weights(case.base) + 4 * (33 << 10)
     assert report["base"] == f"{SOURCE}@{COMMIT}"
@@ -68,7 +72,7 @@ def test_an_interrupted_merge_goes_on_behind_the_last_whole_shard(how: str, tmp_
     shards = sorted(CASE.base.glob("*.safetensors"))
     with hub_serving(CASE.base) as hub:
         hub.withheld, hub.refused = shards[-1].name, how == "the Hub fails"
-        run = streamed(hub)
+        run = started(hub.address, tmp_path / "home", *line(tmp_path))
         parts = tmp_path / ".merged.tinylora-partial" / "parts"
         if how != "the Hub fails":
             while not (parts / f"{shards[-2].name}.json").exists() and run.poll() is None:
@@ -80,7 +84,7 @@ def test_an_interrupted_merge_goes_on_behind_the_last_whole_shard(how: str, tmp_
         assert not (tmp_path / "merged").exists()
         assert (parts / shards[0].name).read_bytes() == (tmp_path / "wanted" / shards[0].name).read_bytes()
         hub.withheld, hub.sent = None, 0
-        code, report, said = finished(streamed(hub))
+        code, report, said = streamed(hub)
         assert code == 0, said
         assert hub.sent <= shards[-1].stat().st_size + len(shards) * (33 << 10)
     assert files(tmp_path / "merged") == files(tmp_path / "wanted")
@@ -93,8 +97,8 @@ def test_what_another_merge_left_is_not_taken(tmp_path: Path, streamed: Streamed
     shards = sorted(CASE.base.glob("*.safetensors"))
     with hub_serving(CASE.base) as hub:
         hub.withheld, hub.refused = shards[-1].name, True
-        assert finished(streamed(hub))[0] == 1
+        assert streamed(hub)[0] == 1
         hub.withheld = None
-        code, _, said = finished(streamed(hub, CASE, "--scale", "0.5"))
+        code, _, said = streamed(hub, CASE, "--scale", "0.5")
         assert code == 0, said
     assert files(tmp_path / "merged") == files(tmp_path / "wanted")

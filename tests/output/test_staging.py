@@ -16,6 +16,7 @@ from damage import snapshot
 
 from tinylora_tools.errors import MismatchError, OutputError
 from tinylora_tools.inputs import open_input, watching_inputs
+from tinylora_tools.output import staging
 from tinylora_tools.output.staging import (
     check_file,
     check_output,
@@ -254,6 +255,22 @@ def test_long_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with resumable_file(out, force=True) as (parts, whole):
         assert names(parts) == ["1"]  # without the file that was begun
         whole.write_text((parts / "1").read_text() + " and second")
+    assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
+
+
+def test_a_request_to_end_that_comes_when_the_output_has_its_name_keeps_no_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "factors.safetensors"
+
+    def interrupted(_: Path) -> None:
+        if out.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging, "flush", interrupted)
+    with pytest.raises(KeyboardInterrupt), resumable_file(out, force=False) as (parts, whole):
+        (parts / "1").write_text("first")
+        whole.write_text("first and second")
     assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
 
 

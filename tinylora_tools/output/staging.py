@@ -143,7 +143,6 @@ def _publish(shop: Workshop, whole: Path, output: Path, *, force: bool) -> None:
     _sync_tree(whole)
     shop.give_name(whole, force=force)
     flush(output.parent)
-    shop.discard_parts()
     shop.remove_replaced()
 
 

@@ -35,6 +35,7 @@ class Workshop:
 
     def __init__(self, output: Path, directory: Path) -> None:
         self._output, self._directory = output, directory
+        self._made: os.stat_result | None = None
 
     @property
     def parts(self) -> Path:
@@ -57,7 +58,7 @@ class Workshop:
         OSError
             If it can't be renamed.
         """
-        output = self._output
+        output, self._made = self._output, whole.lstat()
         if whole.is_dir() and output.is_dir() and not any(output.iterdir()):
             whole.rename(output)  # over an empty directory, which is no file system's trouble
         elif not force or not os.path.lexists(output):
@@ -100,8 +101,10 @@ class Workshop:
             _remove(emptied)
 
     def leave(self) -> None:
-        """Remove what isn't parts of long work, then the lock, and then the directory, if it is empty: whoever finds
-        it in between takes its own lock in it."""
+        """Remove what isn't parts of unfinished work, then the lock, and then the directory, if it is empty: whoever
+        finds it in between takes its own lock in it."""
+        if self._is_done():
+            shutil.rmtree(self._directory / _PARTS, ignore_errors=True)
         with suppress(OSError):
             for path in self._of_a_run():
                 if path.name != _REPLACED or os.path.lexists(self._output):
@@ -111,9 +114,12 @@ class Workshop:
             (self._directory / _LOCK).unlink()
             self._directory.rmdir()
 
-    def discard_parts(self) -> None:
-        """Remove the parts of long work, which is done."""
-        shutil.rmtree(self._directory / _PARTS, ignore_errors=True)
+    def _is_done(self) -> bool:
+        """Whether what this run made has the output's name, whatever it was doing when it was asked to end."""
+        try:
+            return self._made is not None and os.path.samestat(self._made, self._output.lstat())
+        except FileNotFoundError:
+            return False
 
 
 def workshop_of(output: Path) -> Path:

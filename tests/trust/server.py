@@ -19,7 +19,7 @@ from typing import Any
 from tinylora_tools.cli import convert, main
 from tinylora_tools.cli.main import COMMANDS
 from tinylora_tools.ops.architecture.run import architecture
-from tinylora_tools.ops.merge.writing import write
+from tinylora_tools.ops.merge.writing import target, write
 from tinylora_tools.output import rename
 
 for _module, _ in COMMANDS.values():
@@ -33,6 +33,8 @@ for _module in (
     importlib.import_module(_module if _module == "huggingface_hub" else f"tinylora_tools.{_module}")
 
 write.FLUSH_BYTES = 1 << 12  # so that the smallest merge sends something to the disk while it goes on
+
+target.WINDOW = 1 << 12  # and to have windows
 
 MOST_SECONDS = 60  # after which a run hangs, and is killed
 
@@ -64,6 +66,8 @@ def begin(job: dict[str, Any]) -> int:
     sys.argv = ["tinylora", *job["arguments"]]
     under, calls = job["under"].encode(), job["calls"].encode()
     faults.faults_arm(under, calls, ctypes.c_long(job["at"]), job["action"], job["error"], job["seed"])
+    if job["past_cache"]:
+        target._CACHED = -1.0
     if not job["exchange"]:
         rename._renameat2 = lambda *_: False
     try:

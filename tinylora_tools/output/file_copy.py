@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 import sys
+from collections.abc import Callable
 
 from ..errors import OutputError
 from ..formats.safetensors_writer import write_all
@@ -26,9 +27,18 @@ _BUFFER_BYTES = 4 << 20
 
 
 def copy_range(
-    source: int, source_start: int, target: int, target_start: int, size: int, *, share: bool = False
+    source: int,
+    source_start: int,
+    target: int,
+    target_start: int,
+    size: int,
+    *,
+    share: bool = False,
+    copy: Callable[[int, int, int, int, int], None] | None = None,
 ) -> None:
     """Copy `size` bytes between two open files, at the given offsets; with `share` not at all, where blocks lie alike.
+
+    `copy` is called, with the same five, for what can't be shared, instead of the kernel.
 
     Raises
     ------
@@ -45,9 +55,9 @@ def copy_range(
         if share:
             raise OutputError("the file system can't have the base and the merged model share their bytes")
         first = shared = 0
-    last = first + shared
-    _copy(source, source_start, target, target_start, first)
-    _copy(source, source_start + last, target, target_start + last, size - last)
+    last, copy = first + shared, copy or _copy
+    copy(source, source_start, target, target_start, first)
+    copy(source, source_start + last, target, target_start + last, size - last)
 
 
 def _copy(source: int, source_start: int, target: int, target_start: int, size: int) -> None:

@@ -39,6 +39,7 @@ from .report import MergeReport, refuse_other_base, report_of, share_lost
 from .tokenizer import Chosen
 from .words import MergePlan
 from .writing.shards import Shards, mark_of
+from .writing.target import only_passes
 from .writing.tensor import TensorResult
 from .writing.write import MakeAdder, MergeWriter
 
@@ -222,7 +223,9 @@ def _write(
     mine = ranks().share([file.size for file in plan.files])
     progress.start("Merging", sum(plan.files[place].size for place in mine))
     results: list[TensorResult] = []
-    with MergeWriter(shards.directory if shards else directory, progress=progress, **given) as writer:
+    past_cache = only_passes(sum(plan.files[place].size for place in mine))
+    where = shards.directory if shards else directory
+    with MergeWriter(where, progress=progress, past_cache=past_cache, **given) as writer:
         for place, file in enumerate(plan.files):
             if place not in mine:
                 continue

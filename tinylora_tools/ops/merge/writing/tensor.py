@@ -19,12 +19,12 @@ from ....core.residual import BaseResidual, Triplets
 from ....errors import MismatchError
 from ....formats.renamed_file import RenamedFile
 from ....formats.safetensors_file import OpenFile, SafetensorsFile
-from ....formats.safetensors_writer import SafetensorsWriter
 from ....formats.tensors import FLOAT_NAMES, TensorFile, TensorInfo, numpy_dtype
 from ....formats.torch_file import TorchFile
-from ....output.file_copy import copy_range, read_into
+from ....output.file_copy import read_into
 from ....wording import argument
 from ..words import Outcome, Update
+from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class OpenSource:
         return None if self._opened is None or not tensor.start else self._opened.descriptor
 
     def copy(
-        self, tensor: TensorInfo, offset: int, size: int, target: SafetensorsWriter, start: int, *, share: bool = False
+        self, tensor: TensorInfo, offset: int, size: int, target: Target, start: int, *, share: bool = False
     ) -> None:
         """Copy bytes of a tensor, from `offset` on, to a place in another file; or have the files share them."""
         descriptor = self._descriptor(tensor)
         if descriptor is not None:
-            copy_range(descriptor, tensor.start + offset, target.descriptor, start, size, share=share)
+            target.copy_from(descriptor, tensor.start + offset, start, size, share=share)
         elif self._ranges is not None:
             piece = memoryview(bytearray(size))
             self._ranges.read_into(piece, tensor.start + offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,6 +23,7 @@ from ....formats.tensors import TensorInfo
 from ....progress import Progress
 from ....workers import Task, Workers
 from ..words import OutputFile
+from .target import DEPTH, PastCache, Target, ThroughCache
 from .tensor import OpenSource, TensorJob, TensorResult
 
 #: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.
@@ -50,6 +51,14 @@ class _Job(NamedTuple):
     then: Callable[[Any], None]
 
 
+class _Copy(NamedTuple):
+    """A tensor that stays as it is: where it goes, and where it comes from."""
+
+    info: TensorInfo
+    tensor: TensorInfo
+    source: OpenSource
+
+
 class MergeWriter:
     """Writes planned files into a directory; a context, which stops its threads when it is left, and waits for what is
     on its way to the disk: an OSError of a disk that is full may show only then.
@@ -65,6 +74,8 @@ class MergeWriter:
     progress : Progress
     share : bool
         Have the base's files and the new ones share what doesn't change.
+    past_cache : bool
+        Write past the page cache, which the files would only pass through.
     block_elements : int
     """
 
@@ -77,6 +88,7 @@ class MergeWriter:
         check_base: bool,
         progress: Progress,
         share: bool = False,
+        past_cache: bool = False,
         block_elements: int = BLOCK_ELEMENTS,
     ) -> None:
         self.results: list[TensorResult] = []
@@ -88,6 +100,7 @@ class MergeWriter:
         self._block_elements = block_elements
         self._workers = Workers(threads)
         self._flusher = Workers(1)
+        self._writers = Workers(DEPTH) if past_cache else None
         self._flushing: Task[None] | None = None
         self._unflushed = 0
         self._tasks: deque[tuple[Task[Any], Callable[[Any], None]]] = deque()
@@ -98,6 +111,8 @@ class MergeWriter:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._workers.close(cancel=error is not None)
+        if self._writers is not None:
+            self._writers.close(cancel=False)  # last, since the others wait for what they hand over
         self._flusher.close(cancel=False)
         if error is None and self._flushing is not None:
             self._flushing.result()  # an error of the disk is told once, to whoever asked
@@ -115,28 +130,34 @@ class MergeWriter:
         path = self._directory / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
         places = {info.name: info for info, _ in file.tensors}
-        with SafetensorsWriter(path, file.header, places, reserve=not self._share) as target:
+        with SafetensorsWriter(path, file.header, places, reserve=not self._share) as opened:
             self._progress.advance(len(file.header))
-            try:
-                self._write_tensors(file, target)
-            except BaseException:
-                self._workers.close(cancel=True)  # before the file is closed
-                raise
+            with self._target(path, opened, len(file.header)) as target:
+                try:
+                    self._write_tensors(file, target)
+                    target.finish()
+                except BaseException:
+                    self._workers.close(cancel=True)  # before the file is closed
+                    raise
 
-    def _write_tensors(self, file: OutputFile, target: SafetensorsWriter) -> None:
+    def _target(self, path: Path, opened: SafetensorsWriter, head: int) -> Target:
+        return ThroughCache(opened) if self._writers is None else PastCache(path, opened, head, self._writers)
+
+    def _write_tensors(self, file: OutputFile, target: Target) -> None:
         sources: dict[int, OpenSource] = {}
-        jobs: list[TensorJob] = []
-        copies: list[tuple[TensorInfo, TensorInfo, OpenSource]] = []
-        for info, outcome in file.tensors:
+        jobs: list[TensorJob | _Copy] = []
+        copies: list[TensorJob | _Copy] = []
+        for info, outcome in sorted(file.tensors, key=lambda one: one[0].start):
             key = id(outcome.source.file)
             source = sources[key] = sources.get(key) or OpenSource(outcome.source.file)
-            if outcome.is_copy(info):
-                copies.append((info, outcome.source.tensor, source))
-            else:
+            if not outcome.is_copy(info):
                 jobs.append(TensorJob(info, outcome, source, self._check_base))
-        jobs.reverse()  # from which the next is popped: what is done with is let go
-        summed, copied = sum(job.info.nbytes for job in jobs), sum(info.nbytes for info, _, _ in copies)
-        for one in _side_by_side(self._sums(jobs, target), summed, self._copies(copies, target), copied):
+            elif info.nbytes < COPY_BYTES:  # in its place among the sums, so that what is written follows each other
+                jobs.append(_Copy(info, outcome.source.tensor, source))
+            else:
+                copies.append(_Copy(info, outcome.source.tensor, source))
+        summed, copied = (sum(one.info.nbytes for one in some) for some in (jobs, copies))
+        for one in _side_by_side(self._pieces(jobs, target), summed, self._pieces(copies, target), copied):
             self._submit(one)
         while self._tasks:
             self._finish_oldest()
@@ -150,31 +171,33 @@ class MergeWriter:
         task, then = self._tasks.popleft()
         then(task.result())
 
-    def _copies(
-        self, copies: Iterable[tuple[TensorInfo, TensorInfo, OpenSource]], target: SafetensorsWriter
-    ) -> Iterator[_Job]:
-        for info, tensor, source in copies:
-            done = 0
-            while done < info.nbytes:
-                start = info.start + done
-                size = min(COPY_BYTES - start % COPY_BYTES, info.nbytes - done)  # so that pieces end with blocks
-                work = partial(source.copy, tensor, done, size, target, start, share=self._share)
-                yield _Job(size, work, partial(self._written, target, size))
-                done += size
-
-    def _sums(self, jobs: list[TensorJob], target: SafetensorsWriter) -> Iterator[_Job]:
-        while jobs:
-            job = jobs.pop()
-            if not job.info.nbytes:
+    def _pieces(self, whole: list[TensorJob | _Copy], target: Target) -> Iterator[_Job]:
+        whole.reverse()  # from which the next is popped: what is done with is let go
+        while whole:
+            one = whole.pop()
+            if not one.info.nbytes:
                 continue
-            rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
-            for first in range(0, job.rows, rows):
-                last = min(first + rows, job.rows)
-                size = (last - first) * job.columns * job.out_dtype.itemsize
-                work = partial(self._run_blocks, job, target, first, last)
-                yield _Job(size, work, partial(self._collect, job, target, first, last))
+            yield from self._copies(one, target) if isinstance(one, _Copy) else self._sums(one, target)
 
-    def _run_blocks(self, job: TensorJob, target: SafetensorsWriter, first: int, last: int) -> list[BlockSum]:
+    def _copies(self, copy: _Copy, target: Target) -> Iterator[_Job]:
+        info, tensor, source = copy
+        done = 0
+        while done < info.nbytes:
+            start = info.start + done
+            size = min(COPY_BYTES - start % COPY_BYTES, info.nbytes - done)  # so that pieces end with blocks
+            work = partial(source.copy, tensor, done, size, target, start, share=self._share)
+            yield _Job(size, work, partial(self._written, target, size))
+            done += size
+
+    def _sums(self, job: TensorJob, target: Target) -> Iterator[_Job]:
+        rows = TASK_BLOCKS * max(1, self._block_elements // job.columns)
+        for first in range(0, job.rows, rows):
+            last = min(first + rows, job.rows)
+            size = (last - first) * job.columns * job.out_dtype.itemsize
+            work = partial(self._run_blocks, job, target, first, last)
+            yield _Job(size, work, partial(self._collect, job, target, first, last))
+
+    def _run_blocks(self, job: TensorJob, target: Target, first: int, last: int) -> list[BlockSum]:
         adder, raw = self._buffers.of(job)
         rows = max(1, self._block_elements // job.columns)
         sums = []
@@ -184,23 +207,23 @@ class MergeWriter:
             sums.append(block)
         return sums
 
-    def _collect(
-        self, job: TensorJob, target: SafetensorsWriter, first: int, last: int, blocks: list[BlockSum]
-    ) -> None:
+    def _collect(self, job: TensorJob, target: Target, first: int, last: int, blocks: list[BlockSum]) -> None:
         for block in blocks:
             job.collect(block)
         if last == job.rows and job.outcome.updates:
             self.results.append(job.result())
         self._written(target, (last - first) * job.columns * job.out_dtype.itemsize)
 
-    def _written(self, target: SafetensorsWriter, size: int, _: object = None) -> None:
+    def _written(self, target: Target, size: int, _: object = None) -> None:
         self._progress.advance(size)
+        if target.unflushed is None:
+            return
         self._unflushed += size
         if self._unflushed >= FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
             if self._flushing is not None:
                 self._flushing.result()
             self._unflushed = 0
-            self._flushing = self._flusher.submit(_send, os.dup(target.descriptor))
+            self._flushing = self._flusher.submit(_send, os.dup(target.unflushed))
 
 
 def _send(descriptor: int) -> None:

@@ -85,7 +85,7 @@ def test_a_basis_grows_by_orthonormal_blocks_until_nothing_new_is_left() -> None
         assert float((columns.T @ columns - torch.eye(columns.shape[1]).double()).abs().max()) < 1e-12
         basis.add(X, *wide.apply(X))
         blocks.append(X.shape[1])
-        X = basis.next_block(1e-6)
+        X = basis.next_block(basis.ritz(4), 1e-6, 1e-6)
     assert blocks == [4, 4, 2]  # a random start and the six directions that W knows
     assert basis.size == 10
     ritz = basis.ritz(6)
@@ -93,9 +93,20 @@ def test_a_basis_grows_by_orthonormal_blocks_until_nothing_new_is_left() -> None
     assert float(ritz.residuals(1e-12).max()) < 1e-10
 
 
+def test_vectors_that_are_found_are_not_gone_on_with() -> None:
+    W = with_values(90, 60, torch.tensor([4.0, 3, 2, 1, 0.5, 0.25], dtype=torch.float64))
+    first = torch.linalg.svd(W).Vh[:2].T
+    wide, basis = WideWeight(W, torch.float64), Basis(60, 60, torch.device("cpu"))
+    X = orthonormal(torch.cat([first, start_for(W, 3)], 1))
+    basis.add(X, *wide.apply(X))
+    after = basis.next_block(basis.ritz(5), 1e-6, 1e-6)
+    assert after.shape == (60, 3)
+    assert float((X.T @ after).abs().max()) < 1e-12
+
+
 def test_residuals_of_values_that_count_as_zero_are_zero() -> None:
     S, norms = torch.tensor([4.0, 2.0, 1e-9], dtype=torch.float64), torch.tensor([0.8, 0.4, 0.1], dtype=torch.float64)
-    residuals = Ritz(S, norms, torch.eye(3).double()).residuals(1e-6)
+    residuals = Ritz(S, torch.diag(norms), norms, torch.eye(3).double()).residuals(1e-6)
     assert residuals.tolist() == pytest.approx([0.8 / 16, 0.4 / 8, 0.0])
 
 

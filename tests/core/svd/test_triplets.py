@@ -51,6 +51,29 @@ def test_float64_is_as_accurate_as_it_says(name: str) -> None:
     assert orthonormal < 1e-12
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["tall", "wide"])
+@pytest.mark.parametrize("name", ["power law", "exponential", "cluster of 4", "dominated"])
+def test_a_beginning_that_is_near_shortens_and_one_that_misleads_does_not_mislead(name: str, wide: bool) -> None:
+    W = MATRICES[name]().to(torch.bfloat16)
+    W = W.T.contiguous() if wide else W
+    U, _, Vh = torch.linalg.svd(W.double(), full_matrices=False)
+    alone = top_triplets(W, 2)
+    beginnings = {
+        "rounded": (Vh[:2].to(torch.bfloat16), U[:, :2].to(torch.bfloat16)),
+        "the third and the fourth": (3.0 * Vh[2:4], U[:, 2:4]),
+        "one of them nothing": (Vh[:2] * torch.tensor([[1.0], [0.0]]), U[:, :2] * torch.tensor([1.0, 0.0])),
+        "the last": (Vh[-1:], U[:, -1:]),
+    }
+    for what, near in beginnings.items():
+        found = top_triplets(W, 2, near=near)
+        values, vectors, orthonormal, residual = errors(W, found)
+        assert values < 1e-6, what
+        assert vectors < 1e-5, what
+        assert orthonormal < 1e-6, what
+        assert residual <= max(found.certificate.residuals) + 5e-7, what
+        assert found.certificate.gaps == pytest.approx(alone.certificate.gaps, abs=1e-3), what
+
+
 def test_signs_follow_the_convention() -> None:
     for W in (gaussian(300, 200), gaussian(200, 300)):
         for row in top_triplets(W, 5).Vh:

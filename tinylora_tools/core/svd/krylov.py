@@ -41,30 +41,39 @@ _CYCLES = 12
 _IDLE_CYCLES = 2
 
 
+#: How long what is new of a direction must be, over what it is said to miss.
+_NEW = 1e-5
+
+
 class Basis:
     """An orthonormal basis Q (short, size) of part of the short side, with Y = W Q, Z = W^T Y, and the Gram matrix of
     Y."""
 
     def __init__(self, short: int, limit: int, device: torch.device) -> None:
-        # By columns: in rows as long as the limit those in use would lie far from each other.
-        self._Q = torch.empty(limit, short, dtype=torch.float64, device=device).T
-        self._Z = torch.empty(limit, short, dtype=torch.float64, device=device).T
+        # Vectors are rows here: of a few vectors products run several times faster so.
+        self._all_Q = torch.empty(limit, short, dtype=torch.float64, device=device)
+        self._all_Z = torch.empty(limit, short, dtype=torch.float64, device=device)
         self._Y: list[Tensor] = []
         self._gram = torch.empty(limit, limit, dtype=torch.float64)
-        self._last = slice(0, 0)
+        self.size = 0
 
     @property
-    def size(self) -> int:
-        return self._last.stop
+    def _Q(self) -> Tensor:
+        return self._all_Q[: self.size]
+
+    @property
+    def _Z(self) -> Tensor:
+        return self._all_Z[: self.size]
 
     def add(self, X: Tensor, Y: Tensor, Z: Tensor) -> None:
         """Append orthonormal columns X (short, k), with Y = W X (long, k) and Z = W^T Y (short, k)."""
-        new = self._last = slice(self.size, self.size + X.shape[1])
-        self._Q[:, new] = X
-        self._Z[:, new] = Z
+        new = slice(self.size, self.size + X.shape[1])
+        self.size = new.stop
+        self._all_Q[new] = X.T
+        self._all_Z[new] = Z.T
         self._Y.append(Y)
         # Of two columns the later is the less dominated by s_1: its product is the more accurate.
-        column = (self._Q[:, : new.stop].T @ Z).cpu()
+        column = _inner(self._Q, Z).cpu()
         inner = torch.triu(column[new])
         column[new] = inner + torch.triu(inner, 1).T
         self._gram[: new.stop, new] = column
@@ -75,52 +84,65 @@ class Basis:
         values, vectors = torch.linalg.eigh(self._gram[: self.size, : self.size])
         S, vectors = values.flip(0)[:k].clamp(min=0.0).sqrt(), vectors.flip(1)
         w = vectors[:, :k].to(self._Q.device)
-        gap = self._Z[:, : self.size] @ w - (self._Q[:, : self.size] @ w) * S.to(w.device) ** 2
-        return Ritz(S, torch.linalg.vector_norm(gap, dim=0).cpu(), vectors)
+        gaps = _combined(self._Z, w) - _combined(self._Q, w) * S.to(w.device) ** 2
+        return Ritz(S, gaps, torch.linalg.vector_norm(gaps, dim=0).cpu(), vectors)
 
     def subspace(self, ritz: Ritz, k: int, passes: int) -> Subspace:
         """The k leading Ritz vectors with their products."""
         w = ritz.w[:, :k].to(self._Q.device)
-        Y, first = torch.zeros(len(self._Y[0]), k, dtype=torch.float64, device=w.device), 0
+        Y, first = torch.zeros(k, len(self._Y[0]), dtype=torch.float64, device=w.device), 0
         for block in self._Y:
-            Y += block.to(torch.float64) @ w[first : first + block.shape[1]]
+            Y += w[first : first + block.shape[1]].T @ block.T.to(torch.float64)
             first += block.shape[1]
-        return Subspace(self._Q[:, : self.size] @ w, Y, self._Z[:, : self.size] @ w, passes)
+        return Subspace(_combined(self._Q, w), Y.T, _combined(self._Z, w), passes)
 
     def advanced(self, ritz: Ritz, k: int) -> Tensor:
         """The k leading Ritz vectors after one more multiplication by W^T W, which Z holds; orthonormal, (short, k)."""
-        image = self._Z[:, : self.size] @ ritz.w[:, :k].to(self._Z.device)
+        w = ritz.w[:, :k].to(self._Q.device)
+        image = _combined(self._Z, w)
         lengths = torch.linalg.vector_norm(image, dim=0)
         if not bool((lengths > 0.0).all()):
-            image = self._Q[:, : self.size] @ ritz.w[:, :k].to(self._Q.device)
-            lengths = torch.ones_like(lengths)
+            image, lengths = _combined(self._Q, w), torch.ones_like(lengths)
         return orthonormal(image / lengths)
 
-    def next_block(self, noise: float) -> Tensor:
-        """What W^T W makes of the last block, orthonormal to the basis.
+    def next_block(self, ritz: Ritz, noise: float, zero: float) -> Tensor:
+        """What the Ritz vectors miss, orthonormal to the basis: (short, k), or fewer columns, or none.
 
-        Directions shorter than `noise`, where columns of W Q have unit length, are left out, so there may be fewer
-        columns than in the last block, or none.
+        Ritz vectors whose residuals over s_1 are below `noise` have none, nor have others what these have already.
+        Values below `zero` of s_1 count as that.
         """
-        Q = self._Q[:, : self.size]
-        lengths = self._gram.diagonal()[self._last].clamp(min=0.0).sqrt().to(Q.device)
-        X = self._Z[:, self._last] / torch.where(lengths > 0.0, lengths, 1.0)
-        X = X - Q @ (Q.T @ X)
+        S = ritz.S
+        missing = ritz.norms > noise * float(S[0]) * S.clamp(min=zero * float(S[0]))
+        X = ritz.gaps[:, missing.to(ritz.gaps.device)] / ritz.norms[missing].to(ritz.gaps.device)
+        X = self._without(X)
         squares, w = torch.linalg.eigh(X.T @ X)
-        keep = squares > noise**2
+        keep = squares > _NEW**2
         if not bool(keep.any()):
             return X[:, :0]
-        X = X @ (w[:, keep] / squares[keep].sqrt())
-        X = X - Q @ (Q.T @ X)
-        return orthonormal(X)
+        return orthonormal(self._without(X @ (w[:, keep] / squares[keep].sqrt())))
+
+    def _without(self, X: Tensor) -> Tensor:
+        """What of X (short, k) is orthogonal to the basis."""
+        return X - _combined(self._Q, _inner(self._Q, X))
+
+
+def _inner(rows: Tensor, X: Tensor) -> Tensor:
+    """The dot products of rows (n, length) and the columns of X (length, k), (n, k)."""
+    return (X.T @ rows.T).T
+
+
+def _combined(rows: Tensor, w: Tensor) -> Tensor:
+    """The rows' sums, weighted by each of w (n, k), as columns: (length, k)."""
+    return (w.T @ rows).T
 
 
 @dataclass(frozen=True, slots=True)
 class Ritz:
-    """The k leading singular values S, approximately, with the norms of W^T W v - s^2 v, (k,); w (size, size) are the
-    coordinates of all vectors v in the basis."""
+    """The k leading singular values S, approximately, with W^T W v - s^2 v, `gaps` (short, k), and their norms (k,);
+    w (size, size) are the coordinates of all vectors v in the basis."""
 
     S: Tensor
+    gaps: Tensor
     norms: Tensor
     w: Tensor
 
@@ -148,29 +170,37 @@ def zero_level(work: torch.dtype) -> float:
     return 3e-8 if work == torch.float64 else 32.0 * torch.finfo(work).eps
 
 
-def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspace | int:
-    """The r leading right singular vectors and a few more, by blocks of `width` > r, from a random start (short, k)
-    whose columns are orthonormal, k >= width.
+def leading_subspace(
+    W: WideWeight, r: int, width: int, start: Tensor, *, block: int | None = None, aimed: bool = False
+) -> Subspace | int:
+    """The r leading right singular vectors and a few more, `width` > r in all, from a random start (short, k) whose
+    columns are orthonormal, k >= width.
+
+    The first block has `width` columns. Those that follow go on from so many of the leading Ritz vectors, or from
+    `block`, which is more than r. A start that is `aimed` has leading vectors about in its first columns.
 
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
     """
     noise = _TOLERANCE[W.work] * torch.finfo(W.work).eps
     limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
-    passes, best, idle, before = 0, math.inf, 0, torch.zeros(r + 1, dtype=torch.float64)
-    X = W.aim(start, width)
+    block = block or width
+    passes, best, idle, before = 0, math.inf, 0, torch.zeros(block, dtype=torch.float64)
+    X = start[:, :width] if aimed else W.aim(start, width)
     for cycle in range(_CYCLES):
         basis = Basis(W.short, limit, W.device)
         distances: list[float] = []
+        spent = 0.0
         while True:
             Y, Z = W.apply(X)
-            passes += 1
+            passes, spent = passes + 1, spent + _step_cost(W, basis.size, X.shape[1])
             basis.add(X, Y, Z)
-            ritz = basis.ritz(r + 1)
-            missing = _missing(ritz, before, W.work)
+            ritz = basis.ritz(block)
+            missing = _missing(ritz, before, W.work)[: r + 1]
             before = ritz.S
             # What rounding of a first block that s_1 dominates leaves of small triplets: 1 where it doesn't show.
-            blur = (0.1 * ritz.S[0] / ritz.S.clamp(min=zero_level(W.work) * float(ritz.S[0]))).clamp(min=1.0)
+            S = ritz.S[: r + 1]
+            blur = (0.1 * S[0] / S.clamp(min=zero_level(W.work) * float(S[0]))).clamp(min=1.0)
             blurred = cycle == 0 and bool((blur[:r] > 1.0).any())
             allowed = torch.full_like(missing, noise)
             allowed[r:] = _NEXT_TOLERANCE
@@ -184,11 +214,11 @@ def leading_subspace(W: WideWeight, r: int, width: int, start: Tensor) -> Subspa
             good = blurred and float((missing / (allowed * blur)).max()) <= 1.0
             if good or stuck or basis.size + width > limit:
                 break
-            if _give_up(W, basis.size, width, distances):
-                return passes
-            X = basis.next_block(noise * float(ritz.S[0]))
+            X = basis.next_block(ritz, noise, zero_level(W.work))
             if not X.shape[1]:
                 break
+            if _give_up(W, spent, basis.size, X.shape[1], distances):
+                return passes
         X = basis.advanced(ritz, min(width, basis.size))
     raise AssertionError("the last cycle returns")
 
@@ -204,32 +234,30 @@ def _missing(ritz: Ritz, before: Tensor, work: torch.dtype) -> Tensor:
 def dense_cost(W: WideWeight) -> float:
     """Seconds that the dense route takes; infinite where it doesn't fit the memory promised.
 
-    The constants here and in `_step_cost` were measured on two cores of a server (benchmarks/factors.py prints them);
-    only their ratios matter.
+    The constants here and in `_step_cost` were measured on a core of a server; only their ratios matter.
     """
     if W.work == torch.float64:
         fits = 3 * 8 * W.long * W.short <= DENSE_BYTES
         return 3e-10 * W.long * W.short**2 + 2e-4 if fits else math.inf
     fits = 3 * 8 * W.short**2 <= DENSE_BYTES
-    return 2.5e-11 * W.long * W.short**2 + 1.2e-10 * W.short**3 + 1e-6 * W.short + 2e-4 if fits else math.inf
+    return 3.2e-11 * W.long * W.short**2 + 1.5e-10 * W.short**3 + 1.3e-6 * W.short + 2e-4 if fits else math.inf
 
 
 def _step_cost(W: WideWeight, size: int, block: int) -> float:
     """Seconds of a step that grows a basis of `size`: two products, orthogonalisation, Ritz values."""
-    products = 5e-11 * W.long * W.short * block + 1e-10 * (W.short + W.long) * size * block
-    return products * (W.work.itemsize // 4) + 2e-10 * size**3 + 8e-4
+    products = (2.6e-10 + 4e-11 * block) * W.long * W.short * (W.work.itemsize // 4)
+    return products + 2e-8 * W.short * size + 2e-10 * size**3 + 2e-4
 
 
-def starting_cost(W: WideWeight, block: int) -> float:
-    """Seconds of the fewest steps that an iteration may take."""
-    return sum(_step_cost(W, step * block, block) for step in range(4))
+def starting_cost(W: WideWeight, width: int, block: int) -> float:
+    """Seconds of the fewest steps that an iteration may take, in a block of `width` columns and more of `block`."""
+    return _step_cost(W, 0, width) + sum(_step_cost(W, width + step * block, block) for step in range(4))
 
 
-def _give_up(W: WideWeight, size: int, block: int, distances: list[float]) -> bool:
+def _give_up(W: WideWeight, spent: float, size: int, block: int, distances: list[float]) -> bool:
     """Whether the dense route looks faster than going on. Convergence speeds up as a basis grows, so this isn't asked
     before a quarter of the dense route's time is spent; then residuals are taken to fall as in the last steps."""
     dense = dense_cost(W)
-    spent = sum(_step_cost(W, step * block, block) for step in range(len(distances)))
     if spent < 0.25 * dense:
         return False
     back = min(3, len(distances) - 1)

@@ -55,7 +55,7 @@ class Recomputed:
 def recompute(W: Tensor, A: NDArray[Any], B: NDArray[Any], dtype: str) -> Recomputed:
     """Compare A (r, in) and B (out, r), made in `dtype`, with the factors of W (out, in), which is of that dtype."""
     stored = tensor_of(A).to(W.device), tensor_of(B).to(W.device)
-    factors = match_signs(top_triplets(W, len(A)), *stored)
+    factors = match_signs(top_triplets(W, len(A), near=stored), *stored)
     mine_a, mine_b = (
         array_of(part) for part in rounded_as_peft(factors, torch.float32 if dtype == "float32" else W.dtype)
     )

@@ -79,7 +79,12 @@ class Factors:
 
 
 def top_triplets(
-    W: Tensor | NDArray[Any], r: int, *, precision: Precision = "float32", seed: int = DEFAULT_SEED
+    W: Tensor | NDArray[Any],
+    r: int,
+    *,
+    precision: Precision = "float32",
+    seed: int = DEFAULT_SEED,
+    near: tuple[Tensor, Tensor] | None = None,
 ) -> Factors:
     """The min(r, out, in) leading singular triplets of W (out, in), of any floating-point dtype, on W's device.
 
@@ -99,6 +104,9 @@ def top_triplets(
         Of the products with W and of what is returned.
     seed : int
         Of the random start.
+    near : tuple of Tensor, optional
+        A (k, in) and B (out, k), k at most r, whose rows and columns may lie near the triplets' vectors: the iteration
+        begins with them, and ends sooner where they do.
 
     Raises
     ------
@@ -115,7 +123,8 @@ def top_triplets(
     exponent = _exponent(W)
     wide, scale = WideWeight(W, work, exponent), 2.0**exponent
     k = min(r, wide.short)
-    V, Y, Z, method, passes = _subspace(wide, k, seed)
+    guess = None if near is None else near[1] if wide.transposed else near[0].T
+    V, Y, Z, method, passes = _subspace(wide, k, seed, guess)
     U, values, Vh, residuals = _triplets(wide, k, V, Y, Z)
     S = values[:k]
     sign = _signs(U if wide.transposed else Vh.T)
@@ -154,16 +163,24 @@ def _exponent(W: Tensor) -> int:
     return 0 if largest == 0.0 or 1e-12 < largest < 1e12 else math.frexp(largest)[1] - 1
 
 
-def _subspace(W: WideWeight, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Method, int]:
-    """V (short, k) that spans the r leading right vectors and, if there are more, the next; W V, W^T W V."""
+def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Method, int]:
+    """V (short, k) that spans the r leading right vectors and, if there are more, the next; W V, W^T W V. A `guess` at
+    the vectors has them as columns."""
     # A few columns more than r, for the next triplet and multiples.
-    width = 8 if r <= 4 and W.work == torch.float32 else max(16, -(-(r + 4) // 8) * 8)
+    width = r + 4 if r <= 4 and W.work == torch.float32 else max(16, -(-(r + 4) // 8) * 8)
+    # Of values that lie close more columns find more, and up to four the libraries take the same time. What is refined
+    # needs the others near, too.
+    block = width if W.holds_float32 else max(4, r + 1)
     passes = 0
-    if 4 * width <= W.short and krylov.starting_cost(W, width) <= krylov.dense_cost(W):
+    if 4 * width <= W.short and krylov.starting_cost(W, width, block) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)
         random = torch.randn(W.short, max(16, width), generator=generator, dtype=torch.float64)
+        if guess is not None:
+            random = torch.cat([guess.to(random), random], 1)[:, : random.shape[1]]
         start = orthonormal(random).to(W.device)
-        found = (W.holds_float32 and _refined(W, r, width, start)) or krylov.leading_subspace(W, r, width, start)
+        found = (W.holds_float32 and _refined(W, r, width, start)) or krylov.leading_subspace(
+            W, r, width, start, block=block, aimed=guess is not None
+        )
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found

@@ -11,7 +11,7 @@ from torch import Tensor
 _BLOCK_ELEMENTS = 1 << 19
 
 #: Elements of W that are multiplied at a time before that.
-_ROUGH_ELEMENTS = 1 << 23
+_ROUGH_ELEMENTS = 1 << 21
 
 #: Lines are taken so many together, or a multiple: a few more or less cost the libraries up to twice as much.
 _TOGETHER = 32
@@ -19,8 +19,12 @@ _TOGETHER = 32
 #: Lines that are added up in the work dtype, about; sums of these are in float64.
 _ADDED_UP = 512
 
-#: Applications of W^T W in bfloat16 before the iteration proper.
-_ROUGH_STEPS = 3
+#: Applications of W^T W in bfloat16 before the iteration proper: each to one of so many parts of the long side's
+#: entries, since the first directions needn't be more than near.
+_ROUGH_STEPS = (4, 4, 1)
+
+#: Places that such a part is taken from.
+_PLACES = 8
 
 
 class WideWeight:
@@ -130,14 +134,15 @@ class WideWeight:
         """
         if self._W.dtype != torch.bfloat16 or self._factors or not _fast_bfloat16(self.device):
             return X[:, :width]
-        step = max(16, _ROUGH_ELEMENTS // self.short)  # in parts, since libraries copy what they multiply
+        step = max(16, _ROUGH_ELEMENTS // self.short)  # in pieces, since libraries copy what they multiply
         if self.device.type != "cpu":
             step = self.long
-        for _ in range(_ROUGH_STEPS):
+        for parts in _ROUGH_STEPS:
             rough = X.to(torch.bfloat16)
             Z = torch.zeros(X.shape, dtype=torch.float64, device=self.device)
-            for first in range(0, self.long, step):
-                block = self._W[first : first + step]
+            piece = step if parts == 1 else max(16, min(step, self.long // (parts * _PLACES)))
+            for first in range(0, self.long, piece * parts):
+                block = self._W[first : first + piece]
                 Z += block.T @ (block @ rough)
             inner = X.T @ Z
             X = orthonormal(Z @ torch.linalg.eigh(inner + inner.T).eigenvectors.flip(1))

@@ -16,22 +16,36 @@ from tinylora_tools.core.svd.triplets import top_triplets
 from tinylora_tools.core.svd.wide_weight import WideWeight, orthonormal
 
 
-def found_in_float32(W: Tensor, r: int, width: int = 16) -> tuple[WideWeight, WideWeight, Subspace]:
+def found_in_float32(
+    W: Tensor, r: int, width: int = 16, block: int | None = None
+) -> tuple[WideWeight, WideWeight, Subspace]:
     wide, generator = WideWeight(W, torch.float64), torch.Generator().manual_seed(1)
     narrow = wide.narrower()
     start = orthonormal(torch.randn(narrow.short, width, generator=generator, dtype=torch.float64))
-    rough = leading_subspace(narrow, r, width, start)
+    rough = leading_subspace(narrow, r, width, start, block=block, whole=block is not None)
     assert isinstance(rough, Subspace)
     return wide, narrow, rough
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("r", [1, 2, 8])
-@pytest.mark.parametrize("name", ["power law", "exponential", "cluster of 4", "cluster of 20", "dominated", "shifted"])
-def test_it_is_float64_s_subspace(name: str, r: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name, narrow_blocks",
+    [
+        *(
+            (name, False)
+            for name in ("power law", "exponential", "cluster of 4", "cluster of 20", "dominated", "shifted")
+        ),
+        *((name, True) for name in ("power law", "exponential", "cluster of 4", "dominated")),
+    ],
+)
+def test_it_is_float64_s_subspace(
+    name: str, narrow_blocks: bool, r: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(krylov, "dense_cost", lambda W: math.inf)
     W = MATRICES[name]().to(torch.bfloat16)
-    wide, narrow, rough = found_in_float32(W.T if transposed else W, r)
+    width, block = (16, None) if not narrow_blocks else (r + 4, 4) if r <= 3 else (16, r + 4)
+    wide, narrow, rough = found_in_float32(W.T if transposed else W, r, width, block)
     found = refined(wide, narrow, rough, r)
     assert found is not None
     assert found.V.shape == (narrow.short, r + 1)

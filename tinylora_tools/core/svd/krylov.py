@@ -87,14 +87,14 @@ class Basis:
         gaps = _combined(self._Z, w) - _combined(self._Q, w) * S.to(w.device) ** 2
         return Ritz(S, gaps, torch.linalg.vector_norm(gaps, dim=0).cpu(), vectors)
 
-    def subspace(self, ritz: Ritz, k: int, passes: int) -> Subspace:
-        """The k leading Ritz vectors with their products."""
-        w = ritz.w[:, :k].to(self._Q.device)
+    def subspace(self, ritz: Ritz, k: int, passes: int, *, whole: bool = False) -> Subspace:
+        """The k leading Ritz vectors with their products; or all of them, of which k have their Y."""
+        w, every = (ritz.w[:, :n].to(self._Q.device) for n in (k, self.size if whole else k))
         Y, first = torch.zeros(k, len(self._Y[0]), dtype=torch.float64, device=w.device), 0
         for block in self._Y:
             Y += w[first : first + block.shape[1]].T @ block.T.to(torch.float64)
             first += block.shape[1]
-        return Subspace(_combined(self._Q, w), Y.T, _combined(self._Z, w), passes)
+        return Subspace(_combined(self._Q, every), Y.T, _combined(self._Z, every), passes)
 
     def advanced(self, ritz: Ritz, k: int) -> Tensor:
         """The k leading Ritz vectors after one more multiplication by W^T W, which Z holds; orthonormal, (short, k)."""
@@ -155,8 +155,8 @@ class Ritz:
 
 @dataclass(frozen=True, slots=True)
 class Subspace:
-    """Orthonormal V (short, k) that spans the leading right singular vectors, with Y = W V (long, k) and
-    Z = W^T Y (short, k), all in float64, and the passes over W that it took."""
+    """Orthonormal V (short, n) that spans the leading right singular vectors, with Y = W V (long, k) of the k first and
+    Z = W^T W V (short, n), all in float64, and the passes over W that it took."""
 
     V: Tensor
     Y: Tensor
@@ -171,13 +171,21 @@ def zero_level(work: torch.dtype) -> float:
 
 
 def leading_subspace(
-    W: WideWeight, r: int, width: int, start: Tensor, *, block: int | None = None, aimed: bool = False
+    W: WideWeight,
+    r: int,
+    width: int,
+    start: Tensor,
+    *,
+    block: int | None = None,
+    aimed: bool = False,
+    whole: bool = False,
 ) -> Subspace | int:
     """The r leading right singular vectors and a few more, `width` > r in all, from a random start (short, k) whose
     columns are orthonormal, k >= width.
 
     The first block has `width` columns. Those that follow go on from so many of the leading Ritz vectors, or from
-    `block`, which is more than r. A start that is `aimed` has leading vectors about in its first columns.
+    `block`, which is more than r. A start that is `aimed` has leading vectors about in its first columns. What is
+    returned can be the `whole` basis.
 
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
@@ -209,7 +217,7 @@ def leading_subspace(
                 idle = idle + 1 if distances[0] > 0.9 * best else 0
                 best = min(best, distances[0])
             if (distances[-1] <= 1.0 and not blurred) or idle == _IDLE_CYCLES or cycle == _CYCLES - 1:
-                return basis.subspace(ritz, width, passes)
+                return basis.subspace(ritz, width, passes, whole=whole)
             stuck = len(distances) > 5 and distances[-1] > 0.9 * distances[-6]
             good = blurred and float((missing / (allowed * blur)).max()) <= 1.0
             if good or stuck or basis.size + width > limit:

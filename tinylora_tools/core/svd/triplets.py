@@ -166,11 +166,11 @@ def _exponent(W: Tensor) -> int:
 def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Method, int]:
     """V (short, k) that spans the r leading right vectors and, if there are more, the next; W V, W^T W V. A `guess` at
     the vectors has them as columns."""
-    # A few columns more than r, for the next triplet and multiples.
-    width = r + 4 if r <= 4 and W.work == torch.float32 else max(16, -(-(r + 4) // 8) * 8)
-    # Of values that lie close more columns find more, and up to four the libraries take the same time. What is refined
-    # needs the others near, too.
-    block = width if W.holds_float32 else max(4, r + 1)
+    # A few columns more than r, for the next triplet and multiples. Of values that lie close more find more; later, up
+    # to four the libraries take the same time.
+    narrow = W.work == torch.float32 or W.holds_float32
+    width = r + 4 if r <= 4 and narrow else max(16, -(-(r + 4) // 8) * 8)
+    block = max(4, r + 1)
     passes = 0
     if 4 * width <= W.short and krylov.starting_cost(W, width, block) <= krylov.dense_cost(W):
         generator = torch.Generator().manual_seed(seed)
@@ -192,7 +192,8 @@ def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[T
 def _refined(W: WideWeight, r: int, width: int, start: Tensor) -> krylov.Subspace | None:
     """What float32 finds, refined; None where that doesn't reach what float64 does."""
     narrow = W.narrower()
-    rough = krylov.leading_subspace(narrow, r, width, start)
+    block = max(4, r + 1 if r <= 4 else r + 4)  # many vectors take long to correct without some beside them
+    rough = krylov.leading_subspace(narrow, r, width, start, block=block, whole=True)
     return refined(W, narrow, rough, r) if isinstance(rough, krylov.Subspace) else None
 
 

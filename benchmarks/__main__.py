@@ -74,7 +74,7 @@ def making(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
         "PEFT's get_peft_model, with its process",
         command(sys.executable, "-c", PEFT_LOADED, base),
         runs=1 if runs < 5 else 2,
-        limit="importing torch, and products of W with 8 to 16 columns",
+        limit="importing torch, and products of W with 4 to 16 columns",
     )
 
 
@@ -95,7 +95,7 @@ def triplets(directory: Path, runs: int, sizes: Sequence[str]) -> Iterator[Row]:
             "torch.linalg.svd",
             Work(lambda W=W: factors.full(W, 2)),
             runs=min(runs, 3),
-            limit="products of W with 8 to 16 columns",
+            limit="products of W with 4 to 16 columns",
         )
 
 
@@ -217,11 +217,11 @@ ALL = ("--target-modules", "all-linear")
 
 #: What takes the time.
 LIMITS = {
-    "factor": "importing torch, and five products of W with 8 to 16 columns in float32",
-    "init": "importing torch, and five products of W with 8 to 16 columns in float32",
-    "verify-base": "the same, and one product with the factors that are there",
-    "pack": "the same, refined by two products in float64 and four narrow ones",
-    "restore": "the same, refined by two products in float64 and four narrow ones",
+    "factor": "as init, and sha256 of what was read",
+    "init": "importing torch, and products of W with 4 to 16 columns: one or two in bfloat16, three or four in float32",
+    "verify-base": "as init, from a nearer start, and one product with the factors that are there",
+    "pack": "as init, refined by two products in float64 and four or five narrow ones",
+    "restore": "as init, refined by two products in float64 and four or five narrow ones",
 }
 
 #: By the names that the command line takes.

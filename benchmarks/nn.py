@@ -133,12 +133,12 @@ def passes(layers: int, dtype: torch.dtype, tokens: int, runs: int, directory: P
     def forward(model: Any) -> Callable[[], object]:
         def run() -> None:
             with torch.no_grad():
-                model(input_ids=ids, logits_to_keep=1)
+                model(input_ids=ids)
 
         return run
 
     def both(model: Any) -> Callable[[], object]:
-        return lambda: model(input_ids=ids, logits_to_keep=1).logits.sum().backward()
+        return lambda: model(input_ids=ids).logits.sum().backward()
 
     table(f"forward, {tokens} tokens", in_turn({k: forward(m) for k, m in all_models.items()}, runs))
     trained = {k: both(m) for k, m in all_models.items() if k != "plain"}

@@ -20,7 +20,7 @@ def times(ratio: float) -> str:
     "claim",
     [
         f"{times(ROWS['merge-1.5b'].ratio)} times the time of `cp` and `sync` for a 1.5B model, "
-        f"{times(ROWS['merge-0.5b'].ratio)} times for a 0.5B",
+        f"{times(ROWS['merge-0.5b'].ratio)} times for a 0.5B, {times(ROWS['merge-7b'].ratio)} times for a 7B",
         f"the 0.5B's in {ROWS['init-0.5b'].ours:.0f} seconds, for which PEFT needs the model in memory and "
         f"{ROWS['init-0.5b'].theirs:.0f}",
         f"{1 / ROWS['factor-separated'].ratio:.0f} times as fast as a full decomposition",

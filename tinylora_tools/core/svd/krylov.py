@@ -41,6 +41,9 @@ _CYCLES = 12
 _IDLE_CYCLES = 2
 
 
+#: The least vectors that are returned, if there are so many: their values show how a spectrum begins.
+SHOWN = 8
+
 #: How long what is new of a direction must be, over what it is said to miss.
 _NEW = 1e-5
 
@@ -180,12 +183,12 @@ def leading_subspace(
     aimed: bool = False,
     whole: bool = False,
 ) -> Subspace | int:
-    """The r leading right singular vectors and a few more, `width` > r in all, from a random start (short, k) whose
-    columns are orthonormal, k >= width.
+    """The r leading right singular vectors and a few more, from a random start (short, k) whose columns are
+    orthonormal, k >= width.
 
-    The first block has `width` columns. Those that follow go on from so many of the leading Ritz vectors, or from
-    `block`, which is more than r. A start that is `aimed` has leading vectors about in its first columns. What is
-    returned can be the `whole` basis.
+    The first block has `width` > r columns; as many vectors are returned, or `SHOWN`, or the `whole` basis. Later
+    blocks go on from `width` of the leading Ritz vectors, or from `block`, which is more than r. A start that is
+    `aimed` has leading vectors about in its first columns.
 
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
@@ -217,7 +220,7 @@ def leading_subspace(
                 idle = idle + 1 if distances[0] > 0.9 * best else 0
                 best = min(best, distances[0])
             if (distances[-1] <= 1.0 and not blurred) or idle == _IDLE_CYCLES or cycle == _CYCLES - 1:
-                return basis.subspace(ritz, width, passes, whole=whole)
+                return basis.subspace(ritz, min(max(width, SHOWN), basis.size), passes, whole=whole)
             stuck = len(distances) > 5 and distances[-1] > 0.9 * distances[-6]
             good = blurred and float((missing / (allowed * blur)).max()) <= 1.0
             if good or stuck or basis.size + width > limit:

@@ -184,7 +184,7 @@ def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[T
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found
-    V = W.right_vectors()[:, :width].contiguous()
+    V = W.right_vectors()[:, : max(width, krylov.SHOWN)].contiguous()
     Y, Z = W.apply(V)
     return V, Y.to(torch.float64), Z, "dense", passes + 2
 

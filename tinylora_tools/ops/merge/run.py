@@ -223,7 +223,7 @@ def _write(
     mine = ranks().share([file.size for file in plan.files])
     progress.start("Merging", sum(plan.files[place].size for place in mine))
     results: list[TensorResult] = []
-    past_cache = only_passes(sum(plan.files[place].size for place in mine))
+    past_cache = only_passes(ranks().beside * sum(plan.files[place].size for place in mine))
     where = shards.directory if shards else directory
     with MergeWriter(where, progress=progress, past_cache=past_cache, **given) as writer:
         for place, file in enumerate(plan.files):

@@ -136,6 +136,24 @@ def test_the_main_thread_takes_no_lock_that_an_interrupt_would_leave_taken(
         sys.setprofile(None)
 
 
+def test_threads_whose_end_a_second_interrupt_did_not_wait_for_are_left() -> None:
+    """The process would end in the middle of what they do."""
+    assert not some_are_left()
+    going_on, begun = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        going_on.wait()
+
+    pool = Workers(2)
+    pool.submit(work)
+    begun.wait()
+    assert some_are_left()
+    going_on.set()
+    pool.close(cancel=True)
+    assert not some_are_left()
+
+
 def test_what_cannot_be_told_to_stop_is_left_by_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left_to_itself(lambda: 3) == 3
     with pytest.raises(ValueError, match="invalid literal"):

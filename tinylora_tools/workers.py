@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Self, TypeVar
+from weakref import WeakSet
 
 from .ranks import ranks
 
@@ -60,6 +61,10 @@ class Task(Generic[T]):
         return found
 
 
+#: What threads hold while they run.
+_started: WeakSet[_thread.LockType] = WeakSet()
+
+
 class Workers:
     """So many threads; a context, which waits for them. After an error, what isn't begun by then is left undone.
 
@@ -77,6 +82,7 @@ class Workers:
             for _ in range(threads):
                 running = _thread.allocate_lock()
                 running.acquire()
+                _started.add(running)
                 _thread.start_new_thread(self._work, (running,))
                 self._running.append(running)
         except RuntimeError:
@@ -110,7 +116,7 @@ class Workers:
             self._todo.put(None)
         while self._running:
             self._running[-1].acquire()
-            self._running.pop()
+            _started.discard(self._running.pop())
 
     def _work(self, running: _thread.LockType) -> None:
         try:
@@ -141,5 +147,6 @@ def left_to_itself(work: Callable[[], T]) -> T:
 
 
 def some_are_left() -> bool:
-    """Whether what an interrupt left runs still, which the end of the process would wait for."""
-    return not all(task.done() for task in _left)
+    """Whether what an interrupt left runs still, as threads whose end a second one didn't wait for. The end of the
+    process would wait for some, and is an abort where libraries in C++ are in the middle of something in others."""
+    return not all(task.done() for task in _left) or any(running.locked() for running in _started)

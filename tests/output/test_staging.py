@@ -23,6 +23,7 @@ from tinylora_tools.output.staging import (
     keep_apart,
     lies_in,
     require_ending,
+    resumable_directory,
     resumable_file,
     staged_directory,
     staged_file,
@@ -258,8 +259,9 @@ def test_long_work_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_request_to_end_that_comes_when_the_output_has_its_name_keeps_no_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     out = tmp_path / "factors.safetensors"
 
@@ -267,11 +269,13 @@ def test_a_request_to_end_that_comes_when_the_output_has_its_name_keeps_no_parts
         if out.exists():
             raise KeyboardInterrupt
 
+    staged = resumable_file(out, force=False) if kind == "file" else resumable_directory(out, force=False, inputs=[])
     monkeypatch.setattr(staging, "flush", interrupted)
-    with pytest.raises(KeyboardInterrupt), resumable_file(out, force=False) as (parts, whole):
+    with pytest.raises(KeyboardInterrupt), staged as (parts, whole):
         (parts / "1").write_text("first")
-        whole.write_text("first and second")
-    assert snapshot(tmp_path) == {"factors.safetensors": b"first and second"}
+        (whole if kind == "file" else whole / "inside").write_text("first and second")
+    name = "factors.safetensors" + ("" if kind == "file" else "/inside")
+    assert snapshot(tmp_path) == {name: b"first and second"}
 
 
 def test_a_full_disk_says_what_was_kept(tmp_path: Path) -> None:

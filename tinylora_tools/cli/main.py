@@ -97,7 +97,7 @@ def main() -> NoReturn:
     try:
         _main(_wants_json(sys.argv[1:]))
     except SystemExit as ended:
-        if some_are_left():  # Python waits for threads, and these are in the middle of what may be gigabytes
+        if some_are_left():  # Python waits for threads, or ends them in the middle of what they do
             leave(ended.code)
         raise
 

@@ -56,7 +56,7 @@ def test_a_basis_that_outgrows_its_memory_starts_over(
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_subspace_holds_the_leading_vectors_and_true_products(transposed: bool) -> None:
     W = MATRICES["exponential"]().T.contiguous().float()
-    found = leading_subspace(WideWeight(W.T if transposed else W, torch.float32), 3, 16, start_for(W, 16))
+    found = leading_subspace(WideWeight(W.T if transposed else W, torch.float32), 3, start_for(W, 16))
     assert isinstance(found, Subspace)
     wide, V = W.double(), found.V
     assert float((V.T @ V - torch.eye(16).double()).abs().max()) < 1e-12
@@ -70,7 +70,7 @@ def test_the_subspace_holds_the_leading_vectors_and_true_products(transposed: bo
 def test_it_gives_up_where_the_dense_route_is_faster() -> None:
     """A flat spectrum converges slowly, and a weight this narrow has a small Gram matrix."""
     W = gaussian(2000, 300).float()
-    passes = leading_subspace(WideWeight(W, torch.float32), 16, 24, start_for(W, 24))
+    passes = leading_subspace(WideWeight(W, torch.float32), 16, start_for(W, 24))
     assert isinstance(passes, int)
     assert passes >= 1
 

@@ -22,7 +22,7 @@ def found_in_float32(
     wide, generator = WideWeight(W, torch.float64), torch.Generator().manual_seed(1)
     narrow = wide.narrower()
     start = orthonormal(torch.randn(narrow.short, width, generator=generator, dtype=torch.float64))
-    rough = leading_subspace(narrow, r, width, start, block=block, whole=block is not None)
+    rough = leading_subspace(narrow, r, narrow.aim(start, width), block=block, whole=block is not None)
     assert isinstance(rough, Subspace)
     return wide, narrow, rough
 

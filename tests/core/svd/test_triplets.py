@@ -8,6 +8,7 @@ import torch
 from matrices import MATRICES, counted, errors, factors_of_peft, gaussian, with_values
 from torch import Tensor
 
+from tinylora_tools.core.svd import wide_weight
 from tinylora_tools.core.svd.triplets import (
     Certificate,
     Factors,
@@ -53,7 +54,10 @@ def test_float64_is_as_accurate_as_it_says(name: str) -> None:
 
 @pytest.mark.parametrize("wide", [False, True], ids=["tall", "wide"])
 @pytest.mark.parametrize("name", ["power law", "exponential", "cluster of 4", "dominated"])
-def test_a_beginning_that_is_near_shortens_and_one_that_misleads_does_not_mislead(name: str, wide: bool) -> None:
+def test_a_beginning_that_is_near_shortens_and_one_that_misleads_does_not_mislead(
+    name: str, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide_weight, "_fast_bfloat16", lambda device: False)  # which shortens, too
     W = MATRICES[name]().to(torch.bfloat16)
     W = W.T.contiguous() if wide else W
     U, _, Vh = torch.linalg.svd(W.double(), full_matrices=False)
@@ -72,6 +76,8 @@ def test_a_beginning_that_is_near_shortens_and_one_that_misleads_does_not_mislea
         assert orthonormal < 1e-6, what
         assert residual <= max(found.certificate.residuals) + 5e-7, what
         assert found.certificate.gaps == pytest.approx(alone.certificate.gaps, abs=1e-3), what
+        if what == "rounded" and name != "exponential":  # three passes find that anyhow
+            assert found.certificate.iterations < alone.certificate.iterations
 
 
 def test_signs_follow_the_convention() -> None:

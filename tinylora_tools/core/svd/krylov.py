@@ -40,7 +40,6 @@ _CYCLES = 12
 #: alone may be so before the next gains much.
 _IDLE_CYCLES = 2
 
-
 #: The least vectors that are returned, if there are so many: their values show how a spectrum begins.
 SHOWN = 8
 
@@ -174,30 +173,22 @@ def zero_level(work: torch.dtype) -> float:
 
 
 def leading_subspace(
-    W: WideWeight,
-    r: int,
-    width: int,
-    start: Tensor,
-    *,
-    block: int | None = None,
-    aimed: bool = False,
-    whole: bool = False,
+    W: WideWeight, r: int, start: Tensor, *, block: int | None = None, whole: bool = False
 ) -> Subspace | int:
-    """The r leading right singular vectors and a few more, from a random start (short, k) whose columns are
-    orthonormal, k >= width.
+    """The r leading right singular vectors and a few more, from a start (short, width) whose columns, more than r, are
+    orthonormal: random, or near (`WideWeight.aim`).
 
-    The first block has `width` > r columns; as many vectors are returned, or `SHOWN`, or the `whole` basis. Later
-    blocks go on from `width` of the leading Ritz vectors, or from `block`, which is more than r. A start that is
-    `aimed` has leading vectors about in its first columns.
+    As many vectors as the start has are returned, or `SHOWN`, or the `whole` basis. The blocks after it go on from as
+    many of the leading Ritz vectors, or from `block`, which is more than r.
 
     Returns the passes that were made, instead, as soon as the dense route (`WideWeight.right_vectors`) is expected to
     be faster.
     """
-    noise = _TOLERANCE[W.work] * torch.finfo(W.work).eps
+    noise, width = _TOLERANCE[W.work] * torch.finfo(W.work).eps, start.shape[1]
     limit = min(W.short, max(4 * width, _BASIS_BYTES // (W.long * W.work.itemsize + 16 * W.short)), 512)
     block = block or width
     passes, best, idle, before = 0, math.inf, 0, torch.zeros(block, dtype=torch.float64)
-    X = start[:, :width] if aimed else W.aim(start, width)
+    X = start
     for cycle in range(_CYCLES):
         basis = Basis(W.short, limit, W.device)
         distances: list[float] = []

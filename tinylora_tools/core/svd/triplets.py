@@ -176,11 +176,10 @@ def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[T
         generator = torch.Generator().manual_seed(seed)
         random = torch.randn(W.short, max(16, width), generator=generator, dtype=torch.float64)
         if guess is not None:
-            random = torch.cat([guess.to(random), random], 1)[:, : random.shape[1]]
+            random = torch.cat([guess.to(random), random], 1)[:, :width]
         start = orthonormal(random).to(W.device)
-        found = (W.holds_float32 and _refined(W, r, width, start)) or krylov.leading_subspace(
-            W, r, width, start, block=block, aimed=guess is not None
-        )
+        start = start if guess is not None else W.aim(start, width)
+        found = (W.holds_float32 and _refined(W, r, start)) or krylov.leading_subspace(W, r, start, block=block)
         if isinstance(found, krylov.Subspace):
             return found.V, found.Y, found.Z, "krylov", found.passes
         passes = found
@@ -189,11 +188,11 @@ def _subspace(W: WideWeight, r: int, seed: int, guess: Tensor | None) -> tuple[T
     return V, Y.to(torch.float64), Z, "dense", passes + 2
 
 
-def _refined(W: WideWeight, r: int, width: int, start: Tensor) -> krylov.Subspace | None:
+def _refined(W: WideWeight, r: int, start: Tensor) -> krylov.Subspace | None:
     """What float32 finds, refined; None where that doesn't reach what float64 does."""
     narrow = W.narrower()
     block = max(4, r + 1 if r <= 4 else r + 4)  # many vectors take long to correct without some beside them
-    rough = krylov.leading_subspace(narrow, r, width, start, block=block, whole=True)
+    rough = krylov.leading_subspace(narrow, r, start, block=block, whole=True)
     return refined(W, narrow, rough, r) if isinstance(rough, krylov.Subspace) else None
 
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tinylora_tools.formats.safetensors_file import build_header
 from tinylora_tools.formats.safetensors_writer import SafetensorsWriter
 from tinylora_tools.ops.merge.run import merge
 from tinylora_tools.ops.merge.writing import target
-from tinylora_tools.ops.merge.writing.target import DEPTH, PastCache
+from tinylora_tools.ops.merge.writing.target import DEPTH, Target
 from tinylora_tools.workers import Workers
 
 WINDOW = 1 << 12
@@ -56,17 +57,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     return found
 
 
-def written(path: Path, size: int, write: Callable[[PastCache, bytes, int], None]) -> bytes:
+def written(path: Path, size: int, write: Callable[[Target, bytes, int], None]) -> bytes:
     """A file of `size` bytes and a header, of random bytes that `write` hands over."""
     header, places = build_header([("W", "U8", [size])], None)
     data = np.random.default_rng(0).bytes(size)
     with (
         Workers(DEPTH) as writers,
         SafetensorsWriter(path, header, places) as file,
-        PastCache(path, file, len(header), writers) as past,
+        Target(path, file, len(header), writers, past_cache=True) as past,
     ):
         write(past, data, len(header))
-        past.finish()
     assert path.read_bytes() == header + data
     return data
 
@@ -74,7 +74,7 @@ def written(path: Path, size: int, write: Callable[[PastCache, bytes, int], None
 @pytest.mark.parametrize("size", [0, 1, WINDOW - 200, WINDOW, 3 * WINDOW, 9 * WINDOW + 5])
 @pytest.mark.parametrize("piece", [7, 1000, WINDOW, 5 * WINDOW + 1])
 def test_pieces_in_any_order(tmp_path: Path, size: int, piece: int) -> None:
-    def write(past: PastCache, data: bytes, head: int) -> None:
+    def write(past: Target, data: bytes, head: int) -> None:
         starts = [*range(0, size, piece)]
         np.random.default_rng(1).shuffle(starts)
         for start in starts:
@@ -86,7 +86,7 @@ def test_pieces_in_any_order(tmp_path: Path, size: int, piece: int) -> None:
 def test_pieces_of_several_threads_and_of_a_file(tmp_path: Path) -> None:
     size, source = 200 * WINDOW + 17, tmp_path / "source"
 
-    def write(past: PastCache, data: bytes, head: int) -> None:
+    def write(past: Target, data: bytes, head: int) -> None:
         source.write_bytes(b"before" + data)
         with source.open("rb") as opened, Workers(4) as threads:
 
@@ -109,7 +109,7 @@ def test_whole_windows_are_all_that_goes_past_the_cache(
         pytest.skip("the file system has no direct writes")
     size = 5 * WINDOW
 
-    def write(past: PastCache, data: bytes, head: int) -> None:
+    def write(past: Target, data: bytes, head: int) -> None:
         past.write_at(memoryview(data), head)
         assert past.unflushed is None
 
@@ -141,7 +141,7 @@ def test_a_file_system_without_it(tmp_path: Path, way: str, monkeypatch: pytest.
     else:
         monkeypatch.delattr(target.os, "O_DIRECT")
 
-    def write(past: PastCache, data: bytes, head: int) -> None:
+    def write(past: Target, data: bytes, head: int) -> None:
         past.write_at(memoryview(data), head)
         assert (past.unflushed is None) == (way == "not written")
 
@@ -168,13 +168,33 @@ def test_what_fits_well_stays_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
     assert [target.only_passes(size) for size in (0, 250, 251)] == [False, False, True]
 
 
+def test_threads_that_a_second_interrupt_left_writing_hide_nothing(tmp_path: Path) -> None:
+    size = 20_000 * WINDOW
+    header, places = build_header([("W", "U8", [size])], None)
+    begun = threading.Event()
+
+    def write(past: Target) -> None:
+        for place in range(1, size // WINDOW):
+            with suppress(OSError):  # of a file that is closed by then
+                past.write_at(memoryview(bytes(WINDOW)), place * WINDOW)
+            begun.set()
+
+    path = tmp_path / "W.safetensors"
+    with Workers(DEPTH) as writers, Workers(1) as threads, SafetensorsWriter(path, header, places) as file:
+        with pytest.raises(KeyboardInterrupt), Target(path, file, len(header), writers, past_cache=True) as past:
+            done = threads.submit(write, past)
+            begun.wait()
+            raise KeyboardInterrupt
+        done.result()
+
+
 def test_an_error_of_the_disk_is_told_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     case = fixture("peft021-layers")
     monkeypatch.setattr(target, "memory_at_hand", lambda: 0)
-    monkeypatch.setattr(target.PastCache, "_send", full)
+    monkeypatch.setattr(target.Target, "_send", full)
     with pytest.raises(OutputError, match="no space left on the device; nothing was kept"):
         merge([case.adapter], tmp_path / "out", case.base)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Where a merge's bytes go: a file as it is, or one that is written past the page cache."""
+"""Where a merge's bytes go: a file that is written through the page cache, or past it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,59 +37,13 @@ def only_passes(size: int) -> bool:
     return size > _CACHED * memory_at_hand()
 
 
-class Target(Protocol):
-    """A file that is written by several threads, in any order; a context, left once they are through."""
+class Target:
+    """A file that several threads write, in any order; a context, left once they are through, which writes the rest.
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    @property
-    def unflushed(self) -> int | None:
-        """A descriptor of the file, where what was written has to be sent to the disk."""
-
-    def write_at(self, data: memoryview, start: int) -> None:
-        """Write bytes to a place in the file."""
-
-    def copy_from(self, source: int, source_start: int, start: int, size: int, *, share: bool) -> None:
-        """Copy bytes of an open file to a place in this one; errors as `copy_range`."""
-
-    def finish(self) -> None:
-        """Write the rest, after all was handed over."""
-
-
-class ThroughCache:
-    """A file as the system writes it."""
-
-    def __init__(self, file: SafetensorsWriter) -> None:
-        self._file = file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    @property
-    def unflushed(self) -> int | None:
-        return self._file.descriptor
-
-    def write_at(self, data: memoryview, start: int) -> None:
-        self._file.write_at(data, start)
-
-    def copy_from(self, source: int, source_start: int, start: int, size: int, *, share: bool) -> None:
-        copy_range(source, source_start, self._file.descriptor, start, size, share=share)
-
-    def finish(self) -> None:
-        pass
-
-
-class PastCache:
-    """A file that is written without the page cache, where the file system can: it takes no copy in memory, and nothing
-    that others have there has to make room.
-
-    That takes whole windows, which lie in memory until they are full. What belongs to none, at the beginning and at the
-    end of the file, goes the usual way, as does what is left of windows whose other parts are shared with the base.
+    Past the page cache it takes no copy in memory, and nothing that others have there has to make room. That goes by
+    whole windows, which lie in memory until they are full. What belongs to none, at the beginning and at the end of the
+    file, goes the usual way, as does what is left of windows whose other parts are shared with the base, and all of it
+    where the file system can't do otherwise.
 
     Parameters
     ----------
@@ -100,33 +54,44 @@ class PastCache:
     head : int
         The header's bytes.
     writers : Workers
-        Threads that wait for the disk, `DEPTH` or more.
+        Threads that wait for the disk.
+    past_cache : bool
+        Write past the page cache.
     """
 
-    def __init__(self, path: Path, file: SafetensorsWriter, head: int, writers: Workers) -> None:
+    def __init__(self, path: Path, file: SafetensorsWriter, head: int, writers: Workers, *, past_cache: bool) -> None:
         self._file, self._writers = file, writers
         self._first, self._end = -(-head // WINDOW) * WINDOW, file.size // WINDOW * WINDOW
         self._lock = threading.Lock()  # never taken by the main thread, which an interrupt may reach with it
         self._open: dict[int, _Window] = {}
         self._free: list[_Window] = []
         self._sending: deque[Task[None]] = deque()
-        self._direct = _opened_direct(path)
+        self._direct = _opened_direct(path) if past_cache else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for task in self._sending:  # of a run that fails: nobody else's file may get the number while they write
-            with suppress(Exception):
-                task.result()
-        if self._direct is not None:
-            os.close(self._direct)
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            direct, self._direct = self._direct, None
+            # Of a run that fails: nobody else's file may get the number while they write. After a second interrupt
+            # there may be more and more of them.
+            while self._sending:
+                with suppress(Exception):
+                    self._sending.popleft().result()
+            if direct is not None:
+                os.close(direct)
 
     @property
     def unflushed(self) -> int | None:
+        """A descriptor of the file, where what was written has to be sent to the disk."""
         return self._file.descriptor if self._direct is None else None
 
     def write_at(self, data: memoryview, start: int) -> None:
+        """Write bytes to a place in the file."""
         values = np.frombuffer(data, np.uint8)
 
         def put(into: NDArray[Any], first: int) -> None:
@@ -138,7 +103,9 @@ class PastCache:
         self._by_windows(start, len(values), put, plain)
 
     def copy_from(self, source: int, source_start: int, start: int, size: int, *, share: bool) -> None:
-        copy_range(source, source_start, self._file.descriptor, start, size, share=share, copy=self._copy)
+        """Copy bytes of an open file to a place in this one; errors as `copy_range`."""
+        copy = None if self._direct is None else self._copy
+        copy_range(source, source_start, self._file.descriptor, start, size, share=share, copy=copy)
 
     def _copy(self, source: int, source_start: int, target: int, start: int, size: int) -> None:
         def put(into: NDArray[Any], first: int) -> None:
@@ -153,11 +120,14 @@ class PastCache:
         self, start: int, size: int, put: Callable[[NDArray[Any], int], None], plain: Callable[[int, int], None]
     ) -> None:
         """Have bytes put into the windows they belong to, or written as they are: by the first of them, from 0 on."""
+        if self._direct is None:
+            plain(0, size)
+            return
         done = 0
         while done < size:
             place = (start + done) // WINDOW * WINDOW
             count = min(size - done, place + WINDOW - start - done)
-            if self._direct is None or not self._first <= place < self._end:
+            if not self._first <= place < self._end:
                 plain(done, count)
             else:
                 offset = start + done - place
@@ -187,10 +157,10 @@ class PastCache:
             earlier.result()
 
     def _send(self, place: int, window: _Window) -> None:
-        done = 0
-        while done < WINDOW and self._direct is not None:
+        done, direct = 0, self._direct
+        while done < WINDOW and direct is not None:
             try:
-                done += os.pwrite(self._direct, window.values[done:].data, place + done)
+                done += os.pwrite(direct, window.values[done:].data, place + done)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -200,7 +170,7 @@ class PastCache:
         with self._lock:
             self._free.append(window)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         while self._sending:
             self._sending.popleft().result()
         for place, window in self._open.items():

@@ -23,7 +23,7 @@ from ....formats.tensors import TensorInfo
 from ....progress import Progress
 from ....workers import Task, Workers
 from ..words import OutputFile
-from .target import DEPTH, PastCache, Target, ThroughCache
+from .target import DEPTH, Target
 from .tensor import OpenSource, TensorJob, TensorResult
 
 #: Elements of a block: enough that the calls cost nothing, few enough that its buffers stay in the cache.
@@ -100,7 +100,7 @@ class MergeWriter:
         self._block_elements = block_elements
         self._workers = Workers(threads)
         self._flusher = Workers(1)
-        self._writers = Workers(DEPTH) if past_cache else None
+        self._past_cache, self._writers = past_cache, Workers(DEPTH if past_cache else 0)
         self._flushing: Task[None] | None = None
         self._unflushed = 0
         self._tasks: deque[tuple[Task[Any], Callable[[Any], None]]] = deque()
@@ -111,8 +111,7 @@ class MergeWriter:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._workers.close(cancel=error is not None)
-        if self._writers is not None:
-            self._writers.close(cancel=False)  # last, since the others wait for what they hand over
+        self._writers.close(cancel=False)  # after the others, which wait for what they hand over
         self._flusher.close(cancel=False)
         if error is None and self._flushing is not None:
             self._flushing.result()  # an error of the disk is told once, to whoever asked
@@ -132,16 +131,12 @@ class MergeWriter:
         places = {info.name: info for info, _ in file.tensors}
         with SafetensorsWriter(path, file.header, places, reserve=not self._share) as opened:
             self._progress.advance(len(file.header))
-            with self._target(path, opened, len(file.header)) as target:
+            with Target(path, opened, len(file.header), self._writers, past_cache=self._past_cache) as target:
                 try:
                     self._write_tensors(file, target)
-                    target.finish()
                 except BaseException:
                     self._workers.close(cancel=True)  # before the file is closed
                     raise
-
-    def _target(self, path: Path, opened: SafetensorsWriter, head: int) -> Target:
-        return ThroughCache(opened) if self._writers is None else PastCache(path, opened, head, self._writers)
 
     def _write_tensors(self, file: OutputFile, target: Target) -> None:
         sources: dict[int, OpenSource] = {}

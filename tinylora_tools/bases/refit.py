@@ -216,7 +216,7 @@ def _declared(
     most = sizes.most_common(1)[0][0] if sizes else "F32"
     found = {}
     for parameter, info in brought.items():
-        keys = family.target.stored_keys(parameter)
+        keys = list(family.target.stored_keys(parameter))
         key = next((key for key in keys if key in there), keys[0])
         lacking = key not in there and family.may_lack(parameter)
         if lacking or (key in there and there[key].shape != info.shape and family.in_head(parameter)):

@@ -74,6 +74,7 @@ class BaseNames:
         self.notes: list[str] = []
         self._shared_layers = SharedLayers(base)
         self._groups: dict[Tie, TiedGroup | None] = {}
+        self._keys: dict[str, str | None] = {}
         self._twice = {
             name: shard.path.name
             for number, shard in enumerate(base.shards)
@@ -231,6 +232,11 @@ class BaseNames:
 
     def _own(self, parameter: str) -> str | None:
         """The stored tensor of that very parameter."""
+        if parameter not in self._keys:
+            self._keys[parameter] = self._find(parameter)
+        return self._keys[parameter]
+
+    def _find(self, parameter: str) -> str | None:
         if self.architecture is not None:
             return next((key for key in self.architecture.stored_keys(parameter) if key in self.base), None)
         # Without data on the architecture, the one renaming that every model knows: a base saved with or without the
@@ -244,7 +250,7 @@ class BaseNames:
         """A name for a tensor that the checkpoint leaves out: one that stands beside others that it has."""
         containers = {key.rpartition(".")[0].rpartition(".")[0] for key in self.base.shard_of}
         above = {c[:end] for c in containers for end in range(len(c) + 1) if c[end : end + 1] in {"", "."}} | {""}
-        candidates = self.architecture.stored_keys(member) if self.architecture else [member]
+        candidates = list(self.architecture.stored_keys(member)) if self.architecture else [member]
         beside = (key for key in candidates if key.rpartition(".")[0].rpartition(".")[0] in above)
         return next(beside, candidates[0])
 

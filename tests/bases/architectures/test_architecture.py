@@ -107,7 +107,7 @@ def test_a_class_is_as_the_data_describe_it(family: str, name: str) -> None:
 def test_renames_and_prefixes() -> None:
     vit = named.from_class_name("ViTForImageClassification")
     assert vit is not None
-    assert vit.stored_keys("vit.layers.3.attention.q_proj.weight")[:1] == [
+    assert list(vit.stored_keys("vit.layers.3.attention.q_proj.weight"))[:1] == [
         "vit.encoder.layer.3.attention.attention.query.weight"
     ]
     gpt2 = named.from_config({"model_type": "gpt2"})

@@ -8,8 +8,9 @@ names. transformers isn't needed here. What no data knows isn't guessed: it is N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from ...errors import UndeterminedError
@@ -207,13 +208,18 @@ class Architecture:
                 return pattern, found
         return pattern, []
 
-    def stored_keys(self, parameter: str) -> list[str]:
+    def stored_keys(self, parameter: str) -> Iterator[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,
-        with the prefix of the bare model's class added or left out."""
+        with the prefix of the bare model's class added or left out. One at a time, as the first is mostly the one."""
         module, _, last = parameter.rpartition(".")
         current = f"{self._current(module)}.{last}" if module else parameter
-        keys = [key for one in self._all for key in one.stored_keys(current)]
-        return list(dict.fromkeys([*keys, parameter]))
+        told: set[str] = set()
+        for key in chain.from_iterable(one.stored_keys(current) for one in self._all):
+            if key not in told:
+                told.add(key)
+                yield key
+        if parameter not in told:
+            yield parameter
 
     def fused(self, parameter: str) -> bool:
         """Whether no single tensor is stored for a parameter: transformers 5 holds experts in one, for example."""

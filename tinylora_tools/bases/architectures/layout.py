@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -20,6 +20,7 @@ _WORD = re.compile(r"[() ]|[^() ]+")
 KINDS = {"L": "Linear", "C": "Conv1D", "E": "Embedding", "l": "Linear", "c": "Conv1D", "e": "Embedding"}
 
 
+@lru_cache(maxsize=1 << 14)  # a model's names are looked at many times, and there are some hundreds
 def generalised(name: str) -> str:
     """A name with its numbers replaced by `*`."""
     return _NUMBER.sub("*", name)

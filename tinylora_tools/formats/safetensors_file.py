@@ -270,7 +270,9 @@ def _check_entries(
 
 
 def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < _MOST for n in value)
+    if not isinstance(value, list) or {*map(type, value)} - {int}:  # a bool isn't one, either
+        return False
+    return not value or (min(value) >= 0 and max(value) < _MOST)
 
 
 def build_header(

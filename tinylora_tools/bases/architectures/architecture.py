@@ -45,6 +45,7 @@ class Architecture:
         self.transformers = tuple(data["releases"])
         self._data = data
         self._currents: dict[str, str] = {}
+        self._classes: dict[tuple[str, str], tuple[str, list[Described]]] = {}
 
     def __repr__(self) -> str:
         return f"<{self.class_name or self.model_type} of transformers {' and '.join(self.transformers)}>"
@@ -149,11 +150,16 @@ class Architecture:
     def _current(self, module: str) -> str:
         """A module's name in a release that the data know: older ones had some models under the names that their
         checkpoints still have."""
-        pattern = module if self._by_number else generalised(module)
+        pattern = self._alike(module)
         if pattern not in self._currents:  # a mixture of experts has many names, and few patterns
             self._currents[pattern] = self._find_current(module)
         found = self._currents[pattern]
         return found if pattern == module else filled(generalised(found), module)
+
+    def _alike(self, module: str) -> str:
+        """What modules that are alike but for their numbers have in common; the module's name, where its numbers
+        count."""
+        return module if self._by_number else generalised(module)
 
     @cached_property
     def _by_number(self) -> bool:
@@ -201,12 +207,14 @@ class Architecture:
 
     def _having(self, module: str, release: str | None = None) -> tuple[str, list[Described]]:
         """A module's pattern, and the classes that have it, in each release: the named one where that does."""
-        pattern = generalised(self._current(module))
-        for group in (self._named, self._others):
-            found = [one for one in group if one.release.startswith(release or "") and pattern in one.layout]
-            if found:
-                return pattern, found
-        return pattern, []
+        key = self._alike(module), release or ""
+        if key not in self._classes:
+            pattern = generalised(self._current(module))
+            found: list[Described] = []
+            for group in (self._named, self._others):
+                found = found or [one for one in group if one.release.startswith(key[1]) and pattern in one.layout]
+            self._classes[key] = pattern, found
+        return self._classes[key]
 
     def stored_keys(self, parameter: str) -> Iterator[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,

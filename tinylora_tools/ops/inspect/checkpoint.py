@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from ...bases.base import Base
 from ...formats.checkpoint import Checkpoint
 from ...formats.safetensors_file import SafetensorsFile
 from ...formats.tensors import TensorFile, TensorInfo
+
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def _ties(checkpoint: Checkpoint, architecture: Architecture | None, config: dic
         return []
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in checkpoint.shard_of:
-        if any(character.isdigit() for character in name):
+        if _DIGIT.search(name):
             continue  # few architectures tie those of numbered layers, and they tie many
         tie = architecture.ties.of(name)
         if tie is not None and tie.holds is not False:

@@ -45,7 +45,7 @@ class Architecture:
         self.transformers = tuple(data["releases"])
         self._data = data
         self._currents: dict[str, str] = {}
-        self._classes: dict[tuple[str, str], tuple[str, list[Described]]] = {}
+        self._held_by: dict[tuple[str, str], tuple[str, list[Described]]] = {}
 
     def __repr__(self) -> str:
         return f"<{self.class_name or self.model_type} of transformers {' and '.join(self.transformers)}>"
@@ -208,13 +208,13 @@ class Architecture:
     def _having(self, module: str, release: str | None = None) -> tuple[str, list[Described]]:
         """A module's pattern, and the classes that have it, in each release: the named one where that does."""
         key = self._alike(module), release or ""
-        if key not in self._classes:
+        if key not in self._held_by:
             pattern = generalised(self._current(module))
             found: list[Described] = []
             for group in (self._named, self._others):
                 found = found or [one for one in group if one.release.startswith(key[1]) and pattern in one.layout]
-            self._classes[key] = pattern, found
-        return self._classes[key]
+            self._held_by[key] = pattern, found
+        return self._held_by[key]
 
     def stored_keys(self, parameter: str) -> Iterator[str]:
         """Names that a checkpoint may store a parameter under, the likeliest first: renamed as from_pretrained does,

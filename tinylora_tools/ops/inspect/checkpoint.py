@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from ...bases.base import Base
 from ...formats.checkpoint import Checkpoint
 from ...formats.safetensors_file import SafetensorsFile
 from ...formats.tensors import TensorFile, TensorInfo
-
-_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ def _ties(checkpoint: Checkpoint, architecture: Architecture | None, config: dic
         return []
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in checkpoint.shard_of:
-        if _DIGIT.search(name):
+        if any(map(str.isdigit, name)):
             continue  # few architectures tie those of numbered layers, and they tie many
         tie = architecture.ties.of(name)
         if tie is not None and tie.holds is not False:
